@@ -1,0 +1,46 @@
+/**
+ * Every limit of the protocol, in one place, each with its source. Limits that an operator may change are settings
+ * (see the config tables); what stands here may only change with the protocol.
+ *
+ * Units are the last word of the name. "sync spec" is atproto.com/specs/sync, "data-validation" the guide of that name.
+ */
+
+/** Whole WebSocket message of an event stream. Source: sync spec. */
+export const FRAME_BYTES_MAX = 5_000_000
+/** `blocks` of a #commit. Source: sync spec, lexicon subscribeRepos. */
+export const COMMIT_BLOCKS_BYTES_MAX = 2_000_000
+/** `blocks` of a #sync. Source: lexicon subscribeRepos. */
+export const SYNC_BLOCKS_BYTES_MAX = 10_000
+/** One record block; the sync spec's cap, lower than the guide's 1 MiB, is enforced on write. Source: sync spec. */
+export const RECORD_BYTES_MAX = 1_000_000
+/** One record block when reading what others wrote. Source: data-validation guide. */
+export const RECORD_BYTES_READ_MAX = 1_048_576
+/** Operations in one #commit, and writes in one applyWrites. Source: sync spec, lexicon subscribeRepos. */
+export const COMMIT_OPS_MAX = 200
+/** A rev may lie this far in the future. Source: sync spec ("few minutes"), practice of deployed relays. */
+export const REV_FUTURE_TOLERANCE_MS = 5 * 60_000
+/** Nesting of CBOR and JSON data. Source: data-validation guide. */
+export const DATA_DEPTH_MAX = 32
+/** Elements in one CBOR array or map. Source: data-validation guide. */
+export const CONTAINER_ITEMS_MAX = 131_072
+/** One map key. Source: data-validation guide. */
+export const MAP_KEY_BYTES_MAX = 8_192
+/** A binary CID. Source: data-validation guide. */
+export const CID_BYTES_MAX = 100
+/** One MST key (`collection/rkey`): an NSID, a slash and a record key. The reference caps at 1,024. */
+export const MST_KEY_BYTES_MAX = 1_024
+/** Height of an MST. 4^32 keys is beyond reach; more is a mined key. Source: repository spec asks for a cap, names none. */
+export const MST_HEIGHT_MAX = 32
+/** Entries in one MST node. Mean is 4; a node of this size is a mined one. Source: as above. */
+export const MST_NODE_ENTRIES_MAX = 10_000
+
+export const DID_LENGTH_MAX = 2_048
+export const HANDLE_LENGTH_MAX = 253
+export const NSID_LENGTH_MAX = 317
+export const RKEY_LENGTH_MAX = 512
+export const AT_URI_LENGTH_MAX = 8_192
+export const URI_LENGTH_MAX = 8_192
+export const DATETIME_LENGTH_MAX = 64
+
+/** Event sequence numbers are below 2^53. Source: event-stream spec. */
+export const SEQ_MAX = Number.MAX_SAFE_INTEGER
