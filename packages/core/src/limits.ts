@@ -41,6 +41,28 @@ export const RKEY_LENGTH_MAX = 512
 export const AT_URI_LENGTH_MAX = 8_192
 export const URI_LENGTH_MAX = 8_192
 export const DATETIME_LENGTH_MAX = 64
+/** One label of a host name. Source: RFC 1035. */
+export const DNS_LABEL_LENGTH_MAX = 63
+/** RFC 5646 names no upper bound; this is the one of deployed validators. */
+export const LANGUAGE_LENGTH_MAX = 128
+
+/** Rotation keys of a did:plc. Source: did:plc spec v0.3.0; the directory's code admits 10. */
+export const PLC_ROTATION_KEYS_MAX = 5
+/** One signed PLC operation. Source: the directory's code; the specification says 7,500. */
+export const PLC_OPERATION_BYTES_MAX = 4_000
+/** Entries in `alsoKnownAs`, `services` and `verificationMethods`, each. Source: the directory's code, did:plc spec. */
+export const PLC_ENTRIES_MAX = 10
+/** Source of these lengths, in characters: the directory's code. */
+export const PLC_AKA_LENGTH_MAX = 258
+export const PLC_ID_LENGTH_MAX = 32
+export const PLC_SERVICE_TYPE_LENGTH_MAX = 256
+export const PLC_SERVICE_ENDPOINT_LENGTH_MAX = 512
+export const PLC_KEY_LENGTH_MAX = 256
+/** An operation can be nullified this long after its time. Source: did:plc spec. */
+export const PLC_RECOVERY_MS = 72 * 3_600_000
+
+/** A service-auth token; a real one has 400 to 600 characters. No source names a limit. */
+export const JWT_LENGTH_MAX = 8_192
 
 /** Event sequence numbers are below 2^53. Source: event-stream spec. */
 export const SEQ_MAX = Number.MAX_SAFE_INTEGER
