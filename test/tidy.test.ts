@@ -85,7 +85,8 @@ test('only main.ts of a daemon names a storage driver', () => {
 })
 
 test('only the settings tables read the environment', () => {
-  const allowed = ['packages/server/src/config.ts', 'packages/server/src/db/testing.ts']
+  // child.ts passes a few variables on to the daemons it starts; it reads none.
+  const allowed = ['packages/server/src/config.ts', 'packages/server/src/db/testing.ts', 'packages/cli/src/child.ts']
   const found = sources.filter(
     file =>
       file.startsWith('packages/') && !allowed.includes(file) && !isTest(file) && /process\.env\b/.test(read(file)),

@@ -1,0 +1,86 @@
+/**
+ * The `millisky` command. Each command's code is imported when it is called, so that `--help` is quick and a daemon
+ * loads only what it runs.
+ *
+ * Exit codes: 0 fine, 1 failed, 2 called or configured wrongly.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError, InvalidArgumentError } from 'commander'
+
+const EXIT_FAILED = 1
+const EXIT_USAGE = 2
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+
+function port(text: string): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value > 65_535) throw new InvalidArgumentError('A port is a number from 0 to 65535.')
+  return value
+}
+
+/** Aborts at the first SIGINT or SIGTERM; a second one ends the process at once. */
+function untilSignal(): AbortSignal {
+  const controller = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      if (controller.signal.aborted) process.exit(EXIT_FAILED)
+      controller.abort()
+    })
+  }
+  return controller.signal
+}
+
+function devCommand(): Command {
+  return new Command('dev')
+    .description('a whole network on loopback: did:plc directory, PDS and Relay in one process tree')
+    .option('--data-dir <path>', 'where everything is kept', 'data/dev')
+    .option('--plc-port <port>', 'port of the directory, 0 for a free one', port, 2582)
+    .option('--pds-port <port>', 'port of the PDS, 0 for a free one', port, 2583)
+    .option('--relay-port <port>', 'port of the Relay, 0 for a free one', port, 2470)
+    .option('--ephemeral', 'keep nothing: use a temporary folder and remove it at the end', false)
+    .option('--ready-file <path>', 'write the URLs and admin passwords as JSON once all three answer')
+    .option('--demo', 'make two accounts that talk to each other', false)
+    .option('--verbose', "show the daemons' whole logs instead of their warnings", false)
+    .action(async options => {
+      const { runDev } = await import('./dev.ts')
+      await runDev(options, untilSignal())
+    })
+}
+
+function daemonCommand(name: 'plc' | 'pds' | 'relay', description: string): Command {
+  // The settings tables know the flags, their help and their errors; commander only hands them over.
+  return new Command(name)
+    .description(description)
+    .helpOption(false)
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .argument('[flags...]')
+    .action(async (_flags, _options, command: Command) => {
+      const { runDaemon } = await import('./daemon.ts')
+      await runDaemon(name, command.parent?.args.slice(1) ?? [], version)
+    })
+}
+
+export async function main(argv: string[]): Promise<void> {
+  const program = new Command('millisky')
+    .description('AT Protocol Personal Data Server and Relay')
+    .version(version)
+    .enablePositionalOptions()
+    .exitOverride()
+    .addCommand(devCommand().exitOverride())
+    .addCommand(daemonCommand('plc', 'a did:plc directory').exitOverride().passThroughOptions())
+    .addCommand(daemonCommand('pds', 'a Personal Data Server').exitOverride().passThroughOptions())
+    .addCommand(daemonCommand('relay', 'a Relay').exitOverride().passThroughOptions())
+  if (argv.length <= 2) {
+    program.outputHelp({ error: true })
+    process.exit(EXIT_USAGE)
+  }
+  try {
+    await program.parseAsync(argv)
+  } catch (err) {
+    // Commander has printed its own message already.
+    if (err instanceof CommanderError) process.exit(err.exitCode === 0 ? 0 : EXIT_USAGE)
+    process.stderr.write(`millisky: ${(err as Error).message}\n`)
+    process.exit(err instanceof Error && err.name === 'SettingsError' ? EXIT_USAGE : EXIT_FAILED)
+  }
+}
