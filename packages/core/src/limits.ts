@@ -46,6 +46,9 @@ export const DNS_LABEL_LENGTH_MAX = 63
 /** RFC 5646 names no upper bound; this is the one of deployed validators. */
 export const LANGUAGE_LENGTH_MAX = 128
 
+/** A public key in base58; an uncompressed point has 90 characters. */
+export const MULTIBASE_KEY_LENGTH_MAX = 100
+
 /** Rotation keys of a did:plc. Source: did:plc spec v0.3.0; the directory's code admits 10. */
 export const PLC_ROTATION_KEYS_MAX = 5
 /** One signed PLC operation. Source: the directory's code; the specification says 7,500. */
