@@ -159,6 +159,23 @@ export class Cid {
     return true
   }
 
+  /** Whether it is the CID of this block; see {@link hashMatches}. */
+  matches(block: Uint8Array): boolean {
+    if (!this.isBlessed) {
+      const { code, digest } = this.multihash
+      if (code === HASH_SHA256) return digest.length === 32 && latin1(digest) === sha256Latin1(block)
+      return code === HASH_SHA512 && hex(digest) === hash('sha512', block, 'hex')
+    }
+    const digest = sha256Latin1(block)
+    if (this.#key !== undefined) return this.#key.endsWith(digest)
+    const source = this.#source!
+    const from = this.#at + 4
+    for (let i = 0; i < 32; i++) if (digest.charCodeAt(i) !== source[from + i]) return false
+    // With the digest in hand as text the key comes for next to nothing.
+    this.#key = (source[this.#at + 1] === CODEC_CBOR ? CBOR_PREFIX : RAW_PREFIX) + digest
+    return true
+  }
+
   /** The same CID without the larger byte string it may have been a view of: for what is kept long. */
   detach(): Cid {
     return this.#source === undefined ? this : new Cid(undefined, 0, this.#length, this.key)
@@ -200,11 +217,7 @@ export class Cid {
  * (all but SHA-256 and SHA-512).
  */
 export function hashMatches(cid: Cid, block: Uint8Array): boolean {
-  if (cid.isBlessed) return cid.key.endsWith(sha256Latin1(block))
-  const { code, digest } = cid.multihash
-  if (code === HASH_SHA256) return digest.length === 32 && latin1(digest) === sha256Latin1(block)
-  if (code === HASH_SHA512) return hex(digest) === hash('sha512', block, 'hex')
-  return false
+  return cid.matches(block)
 }
 
 /**

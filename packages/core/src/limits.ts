@@ -17,6 +17,11 @@ export const RECORD_BYTES_MAX = 1_000_000
 export const RECORD_BYTES_READ_MAX = 1_048_576
 /** Operations in one #commit, and writes in one applyWrites. Source: sync spec, lexicon subscribeRepos. */
 export const COMMIT_OPS_MAX = 200
+/**
+ * Blocks in one #commit, against slices of countless tiny ones. 200 operations in a tree of 32 layers, each proven by
+ * three paths and a record, need 19,400; no source names a limit.
+ */
+export const COMMIT_BLOCK_COUNT_MAX = 20_000
 /** A rev may lie this far in the future. Source: sync spec ("few minutes"), practice of deployed relays. */
 export const REV_FUTURE_TOLERANCE_MS = 5 * 60_000
 /** Nesting of CBOR and JSON data. Source: data-validation guide. */
@@ -27,6 +32,12 @@ export const CONTAINER_ITEMS_MAX = 131_072
 export const MAP_KEY_BYTES_MAX = 8_192
 /** A binary CID. Source: data-validation guide. */
 export const CID_BYTES_MAX = 100
+/** Header of a CAR; an ordinary one is 58. 1,500 roots fit. Source: none names one; ours. */
+export const CAR_HEADER_BYTES_MAX = 65_536
+/** One block of a CAR, far above any record or MST node. Source: go-car's default section limit. */
+export const CAR_BLOCK_BYTES_MAX = 8_388_608
+/** Blocks in one CAR. Source: what a JavaScript Map can hold. */
+export const CAR_BLOCKS_MAX = 16_777_216
 /** One MST key (`collection/rkey`): an NSID, a slash and a record key. The reference caps at 1,024. */
 export const MST_KEY_BYTES_MAX = 1_024
 /** Height of an MST. 4^32 keys is beyond reach; more is a mined key. Source: repository spec asks for a cap, names none. */
