@@ -1,0 +1,79 @@
+/**
+ * Commits: the signed object at the top of a repository.
+ *
+ * Source: atproto.com/specs/repository.
+ */
+import type { Block } from './blocks.ts'
+import { decode, encode, type Obj } from './cbor.ts'
+import { Cid } from './cid.ts'
+import type { PublicKey, SigningKey } from './crypto.ts'
+import { Malformed } from './errors.ts'
+import { type Did, isDid, isTid, type Tid } from './syntax.ts'
+
+/** The commit version this code writes; the one before it can be read. */
+export const COMMIT_VERSION = 3
+/** Bytes of a signature: r and s, 32 each. */
+const SIGNATURE_BYTES = 64
+
+/** One commit as it is signed. `prev` is a relic: a key that must be there and is null in every repository of today. */
+export interface Commit {
+  did: Did
+  /** 3; 2 only when {@link decodeCommit} was asked to read those too. */
+  version: 2 | 3
+  /** Root of the record tree. */
+  data: Cid
+  rev: Tid
+  prev: Cid | null
+  /** 64 bytes over the SHA-256 of {@link unsignedBytes}. */
+  sig: Uint8Array
+}
+
+/** What a commit says before it is signed. */
+export type UnsignedCommit = Omit<Commit, 'sig'>
+
+/** Signs a version 3 commit. The CID of the returned block is that of the signed bytes. */
+export function signCommit(
+  fields: { did: Did; data: Cid; rev: Tid },
+  key: SigningKey,
+): { commit: Commit; block: Block } {
+  const unsigned: UnsignedCommit = { ...fields, version: COMMIT_VERSION, prev: null }
+  const commit: Commit = { ...unsigned, sig: key.sign(unsignedBytes(unsigned)) }
+  const { did, rev, sig, data, prev, version } = commit
+  const bytes = encode({ did, rev, sig, data, prev, version })
+  return { commit, block: { cid: Cid.ofCbor(bytes), bytes } }
+}
+
+/** The bytes a commit's signature is made over: the same map without `sig`. */
+export function unsignedBytes({ did, rev, data, prev, version }: UnsignedCommit): Uint8Array {
+  return encode({ did, rev, data, prev, version })
+}
+
+/** Whether the signature was made with this key. A malleable (high-S) one is refused. */
+export function verifyCommit(commit: Commit, key: PublicKey): boolean {
+  return key.verify(unsignedBytes(commit), commit.sig)
+}
+
+/**
+ * Reads a commit block strictly: exactly the six fields, each of its type, canonical bytes. The signature is not checked.
+ *
+ * @param options.allowVersion2 read the previous version too, which differs in its number only as long as it has a `rev`;
+ *   one without cannot be ordered and is malformed
+ * @throws Malformed
+ */
+export function decodeCommit(bytes: Uint8Array, options: { allowVersion2?: boolean } = {}): Commit {
+  const value = decode(bytes)
+  if (value === null || Object.getPrototypeOf(value) !== Object.prototype) throw new Malformed('commit is not a map')
+  const { did, version, data, rev, prev, sig, ...rest } = value as Obj
+  for (const name in rest) throw new Malformed(`commit has the unknown field ${JSON.stringify(name.slice(0, 64))}`)
+  if (version !== COMMIT_VERSION && !(version === 2 && options.allowVersion2)) {
+    throw new Malformed('commit is not of version 3')
+  }
+  if (!isDid(did)) throw new Malformed('did of the commit is not a DID')
+  if (!isTid(rev)) throw new Malformed('rev of the commit is not a TID')
+  if (!(data instanceof Cid && data.isCbor)) throw new Malformed('data of the commit is not a link to a tree')
+  if (prev !== null && !(prev instanceof Cid && prev.isCbor)) {
+    throw new Malformed(prev === undefined ? 'commit has no prev' : 'prev of the commit is neither null nor a commit')
+  }
+  if (!(sig instanceof Uint8Array && sig.length === SIGNATURE_BYTES)) throw new Malformed('sig is not 64 bytes')
+  return { did, version, data, rev, prev, sig }
+}

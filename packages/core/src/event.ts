@@ -1,0 +1,449 @@
+/**
+ * Events: the messages of `com.atproto.sync.subscribeRepos` and the frames they travel in.
+ *
+ * A frame is one WebSocket message: two DAG-CBOR objects back to back, header and body. A relay never re-encodes what it
+ * passes on, so fields it does not know survive; the one thing it changes is `seq`, see {@link withSeq}.
+ *
+ * Source: atproto.com/specs/event-stream, atproto.com/specs/sync, lexicon com.atproto.sync.subscribeRepos.
+ */
+import type { Block } from './blocks.ts'
+import { concat, latin1 } from './bytes.ts'
+import { writeCar } from './car.ts'
+import { decode, decodeFirst, encode, type Obj, type Value } from './cbor.ts'
+import { Cid } from './cid.ts'
+import { Malformed } from './errors.ts'
+import { FRAME_BYTES_MAX, SEQ_MAX } from './limits.ts'
+import type { Change } from './repo.ts'
+import { type Datetime, type Did, type Handle, isDatetime, isDid, isTid, type Tid } from './syntax.ts'
+
+/** A frame taken apart. Byte strings in `body` are views into `bytes`. */
+export interface Frame {
+  /** 1 for a message, -1 for an error; anything else is to be skipped. */
+  op: number
+  /** Type of a message, such as `#commit`; null for errors. One that is not known is to be skipped. */
+  t: string | null
+  header: Obj
+  /** All fields, known or not. */
+  body: Obj
+  /** The whole frame as it came. */
+  bytes: Uint8Array
+}
+
+/** A message about to be sent: {@link encodeFrame} makes the bytes, {@link withSeq} gives it its place. */
+export interface Event {
+  t: '#commit' | '#sync' | '#identity' | '#account'
+  body: Obj
+}
+
+/** One change to one record. */
+export interface RepoOp {
+  action: 'create' | 'update' | 'delete'
+  /** `collection/rkey` */
+  path: string
+  /** What the path holds now; null after a delete. */
+  cid: Cid | null
+  /** What the path held before; null after a create. Older producers leave it out of updates and deletes too. */
+  prev: Cid | null
+}
+
+/** Body of a `#commit`. */
+export interface CommitBody {
+  seq: number
+  rebase: boolean
+  tooBig: boolean
+  repo: Did
+  commit: Cid
+  rev: Tid
+  since: Tid | null
+  /** CAR: the commit, the tree nodes that prove the operations, the records. */
+  blocks: Uint8Array
+  ops: RepoOp[]
+  /** Root of the tree before; null when the producer did not say, as on an account's first commit. */
+  prevData: Cid | null
+  time: Datetime
+}
+
+/** Body of a `#sync`: where the repository stands now, without how it got there. */
+export interface SyncBody {
+  seq: number
+  did: Did
+  /** CAR with the commit block alone. */
+  blocks: Uint8Array
+  rev: Tid
+  time: Datetime
+}
+
+/** Body of an `#identity`: ask again who this is. */
+export interface IdentityBody {
+  seq: number
+  did: Did
+  time: Datetime
+  /** As the sender believes, unverified and not checked for syntax. */
+  handle: string | null
+}
+
+/** Body of an `#account`: whether the sender serves this account. */
+export interface AccountBody {
+  seq: number
+  did: Did
+  time: Datetime
+  active: boolean
+  /** Why not; senders may invent new words. */
+  status: string | null
+}
+
+/** Body of an `#info`, the one message without `seq`. */
+export interface InfoBody {
+  name: string
+  message: string | null
+}
+
+// Frames
+
+const OPTIONS = { floats: true } as const
+
+/** Makes the bytes of a message. `seq` is a placeholder until {@link withSeq}. */
+export function encodeFrame(event: { t: string; body: Obj }): Uint8Array {
+  return concat([encode({ t: event.t, op: 1 }), encode(event.body, OPTIONS)])
+}
+
+/** The frame that says what went wrong before the connection is closed. `error` is a bare name such as `FutureCursor`. */
+export function errorFrame(error: string, message?: string): Uint8Array {
+  return concat([encode({ op: -1 }), encode(message === undefined ? { error } : { error, message })])
+}
+
+/** The frame that tells something about the stream itself, such as `OutdatedCursor`. */
+export function infoFrame(name: string, message?: string): Uint8Array {
+  return encodeFrame({ t: '#info', body: message === undefined ? { name } : { name, message } })
+}
+
+/**
+ * Takes a frame apart, strictly: canonical DAG-CBOR, nothing behind it, at most 5,000,000 bytes.
+ *
+ * Unknown fields, types and operations are no error. Floats are let pass, since only the known fields are any of ours.
+ *
+ * @throws Malformed when the bytes are no frame at all: the connection they came from is to be dropped.
+ */
+export function decodeFrame(bytes: Uint8Array): Frame {
+  if (bytes.length > FRAME_BYTES_MAX)
+    throw new Malformed(`frame of ${bytes.length} bytes is larger than ${FRAME_BYTES_MAX}`)
+  const { value: header, end } = decodeFirst(bytes, 0, OPTIONS)
+  if (!isObj(header)) throw new Malformed('frame header is not a map')
+  const { op, t } = header
+  if (typeof op !== 'number' || !Number.isInteger(op)) throw new Malformed('frame header has no op')
+  if (op === 1 && typeof t !== 'string') throw new Malformed('frame header has no t')
+  const body = decode(bytes.subarray(end), OPTIONS)
+  if (!isObj(body)) {
+    if (op === 1 || op === -1) throw new Malformed('frame body is not a map', end)
+    return { op, t: null, header, body: {}, bytes }
+  }
+  return { op, t: op === 1 ? (t as string) : null, header, body, bytes }
+}
+
+/**
+ * Encodes a frame anew with some fields of its body replaced, or removed where `undefined`. Everything else is kept.
+ * For what a relay must say differently, such as its own `status` in an `#account`.
+ */
+export function rewriteFrame(frame: Frame, fields: { [name: string]: Value | undefined }): Uint8Array {
+  const body: Obj = { ...frame.body }
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === undefined) delete body[name]
+    else body[name] = value
+  }
+  return concat([encode(frame.header, OPTIONS), encode(body, OPTIONS)])
+}
+
+function isObj(value: Value): value is Obj {
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
+}
+
+// Looking into a frame without decoding it
+
+/**
+ * Finds type, account and sequence number of a frame without building its values: for choosing a queue.
+ *
+ * Reads no further than it must and is no check of the rest. `did` (of a `#commit`, its `repo`) is any text, not yet
+ * known to be a DID; null where there is none.
+ *
+ * @throws Malformed when it stumbles over bytes that are no frame.
+ */
+export function peek(bytes: Uint8Array): { op: number; t: string | null; did: string | null; seq: number | null } {
+  let op: number | null = null
+  let t: string | null = null
+  const header = readHead(bytes, 0)
+  if (header.major !== 5) throw new Malformed('frame header is not a map', 0)
+  let at = header.next
+  for (let i = 0; i < header.value; i++) {
+    const name = readText(bytes, at)
+    if (name.text === 'op') op = readInteger(bytes, name.next)
+    else if (name.text === 't' && readHead(bytes, name.next).major === 3) t = readText(bytes, name.next).text
+    at = skip(bytes, name.next)
+  }
+  if (op === null) throw new Malformed('frame header has no op')
+  const body = readHead(bytes, at)
+  if (body.major !== 5) return { op, t, did: null, seq: null }
+  const who = t === '#commit' ? 'repo' : 'did'
+  let did: string | null = null
+  let seq: number | null = null
+  at = body.next
+  for (let i = 0; i < body.value && (did === null || seq === null); i++) {
+    const name = readText(bytes, at)
+    // Canonical order puts short names first: behind four characters nothing wanted can come.
+    if (name.text.length > 4) break
+    const { major } = readHead(bytes, name.next)
+    if (name.text === 'seq' && major === 0) seq = readInteger(bytes, name.next)
+    else if (name.text === who && major === 3) did = readText(bytes, name.next).text
+    at = skip(bytes, name.next)
+  }
+  return { op, t: op === 1 ? t : null, did, seq }
+}
+
+/**
+ * The same frame under another sequence number. Only the bytes of that integer differ; as integers have their shortest
+ * form, the length may.
+ *
+ * @param frame one that {@link decodeFrame} or {@link encodeFrame} knows to be well formed, with a `seq`
+ * @param seq 1 to 2^53 - 1
+ * @throws Malformed when there is no `seq` to replace
+ */
+export function withSeq(frame: Uint8Array, seq: number): Uint8Array {
+  const at = seqOffset(frame)
+  const behind = readHead(frame, at).next
+  const size = integerSize(seq)
+  const result = new Uint8Array(frame.length - (behind - at) + size)
+  result.set(at === 0 ? frame : frame.subarray(0, at))
+  writeInteger(result, at, size, seq)
+  result.set(frame.subarray(behind), at + size)
+  return result
+}
+
+/** Where the integer `seq` of the body begins. @throws Malformed when the body has none */
+function seqOffset(frame: Uint8Array): number {
+  const body = readHead(frame, skip(frame, 0))
+  let at = body.next
+  for (let i = 0; body.major === 5 && i < body.value; i++) {
+    const name = readText(frame, at)
+    if (name.text === 'seq') {
+      if (readHead(frame, name.next).major > 1) break
+      return name.next
+    }
+    at = skip(frame, name.next)
+  }
+  throw new Malformed('frame has no seq')
+}
+
+/** The head of one CBOR item: its major type, its argument (rounded above 2^53), the offset behind it. */
+interface Head {
+  major: number
+  value: number
+  next: number
+}
+
+function readHead(bytes: Uint8Array, at: number): Head {
+  const first = bytes[at]
+  if (first === undefined) throw new Malformed('frame cut short', at)
+  const info = first & 31
+  if (info < 24) return { major: first >> 5, value: info, next: at + 1 }
+  if (info > 27) throw new Malformed('not DAG-CBOR', at)
+  const next = at + 1 + (1 << (info - 24))
+  if (next > bytes.length) throw new Malformed('frame cut short', at)
+  let value = 0
+  for (let i = at + 1; i < next; i++) value = value * 256 + bytes[i]!
+  return { major: first >> 5, value, next }
+}
+
+/** A short text; what is not ASCII comes out garbled, and equals nothing that is looked for. */
+function readText(bytes: Uint8Array, at: number): { text: string; next: number } {
+  const head = readHead(bytes, at)
+  const next = head.next + head.value
+  if (head.major !== 3) throw new Malformed('not a text', at)
+  if (next > bytes.length) throw new Malformed('frame cut short', at)
+  return { text: latin1(bytes, head.next, next), next }
+}
+
+function readInteger(bytes: Uint8Array, at: number): number {
+  const { major, value } = readHead(bytes, at)
+  if (major > 1) throw new Malformed('not an integer', at)
+  return major === 0 ? value : -1 - value
+}
+
+/** The offset behind one item and all that is in it. Needs no stack: only how many items are still to come counts. */
+function skip(bytes: Uint8Array, at: number): number {
+  for (let pending = 1; pending > 0; pending--) {
+    const { major, value, next } = readHead(bytes, at)
+    at = next
+    if (major === 2 || major === 3) at += value
+    else if (major === 4) pending += value
+    else if (major === 5) pending += 2 * value
+    else if (major === 6) pending++
+  }
+  if (at > bytes.length) throw new Malformed('frame cut short', at)
+  return at
+}
+
+function integerSize(value: number): number {
+  if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`not a seq: ${value}`)
+  if (value < 24) return 1
+  if (value < 0x100) return 2
+  if (value < 0x10000) return 3
+  return value < 0x1_0000_0000 ? 5 : 9
+}
+
+function writeInteger(target: Uint8Array, at: number, size: number, value: number): void {
+  if (size === 1) {
+    target[at] = value
+    return
+  }
+  target[at] = size === 2 ? 0x18 : size === 3 ? 0x19 : size === 5 ? 0x1a : 0x1b
+  for (let i = at + size - 1; i > at; i--) {
+    target[i] = value % 256
+    value = Math.floor(value / 256)
+  }
+}
+
+// Reading bodies
+
+/**
+ * Reads the body of a `#commit`. Of the deprecated fields `rebase` and `tooBig` may be missing and mean false; `blobs` is
+ * not looked at. How fields relate to each other is not checked, see `verify.ts`.
+ *
+ * @throws Malformed
+ */
+export function readCommit(body: Obj): CommitBody {
+  const { rebase = false, tooBig = false, ops, prevData = null } = body
+  if (typeof rebase !== 'boolean') throw new Malformed('rebase is not a boolean')
+  if (typeof tooBig !== 'boolean') throw new Malformed('tooBig is not a boolean')
+  if (!Array.isArray(ops)) throw new Malformed('ops is not an array')
+  if (prevData !== null && !(prevData instanceof Cid)) throw new Malformed('prevData is not a link')
+  if (body.since !== null && !isTid(body.since)) throw new Malformed('since is neither null nor a TID')
+  if (!(body.commit instanceof Cid)) throw new Malformed('commit is not a link')
+  return {
+    seq: readSeq(body),
+    rebase,
+    tooBig,
+    repo: readDid(body, 'repo'),
+    commit: body.commit,
+    rev: readRev(body),
+    since: body.since,
+    blocks: readBlocks(body),
+    ops: ops.map(readOp),
+    prevData,
+    time: readTime(body),
+  }
+}
+
+/** @throws Malformed */
+export function readSync(body: Obj): SyncBody {
+  return {
+    seq: readSeq(body),
+    did: readDid(body, 'did'),
+    blocks: readBlocks(body),
+    rev: readRev(body),
+    time: readTime(body),
+  }
+}
+
+/** @throws Malformed */
+export function readIdentity(body: Obj): IdentityBody {
+  const { handle = null } = body
+  if (handle !== null && typeof handle !== 'string') throw new Malformed('handle is not a text')
+  return { seq: readSeq(body), did: readDid(body, 'did'), time: readTime(body), handle }
+}
+
+/** @throws Malformed */
+export function readAccount(body: Obj): AccountBody {
+  const { active, status = null } = body
+  if (typeof active !== 'boolean') throw new Malformed('active is not a boolean')
+  if (status !== null && typeof status !== 'string') throw new Malformed('status is not a text')
+  return { seq: readSeq(body), did: readDid(body, 'did'), time: readTime(body), active, status }
+}
+
+/** @throws Malformed */
+export function readInfo(body: Obj): InfoBody {
+  const { name, message = null } = body
+  if (typeof name !== 'string') throw new Malformed('name is not a text')
+  return { name, message: typeof message === 'string' ? message : null }
+}
+
+/** What an error frame says. @throws Malformed */
+export function readError(body: Obj): { error: string; message: string | null } {
+  const { error, message = null } = body
+  if (typeof error !== 'string') throw new Malformed('error is not a text')
+  return { error, message: typeof message === 'string' ? message : null }
+}
+
+function readOp(value: Value): RepoOp {
+  if (!isObj(value)) throw new Malformed('op is not a map')
+  const { action, path, cid, prev = null } = value
+  if (action !== 'create' && action !== 'update' && action !== 'delete') throw new Malformed('op has an unknown action')
+  if (typeof path !== 'string') throw new Malformed('path of an op is not a text')
+  if (cid !== null && !(cid instanceof Cid)) throw new Malformed('cid of an op is neither null nor a link')
+  if (prev !== null && !(prev instanceof Cid)) throw new Malformed('prev of an op is not a link')
+  return { action, path, cid, prev }
+}
+
+function readSeq({ seq }: Obj): number {
+  if (typeof seq !== 'number' || !Number.isInteger(seq) || seq < 0 || seq > SEQ_MAX) throw new Malformed('no valid seq')
+  return seq
+}
+
+function readDid(body: Obj, name: 'did' | 'repo'): Did {
+  const did = body[name]
+  if (!isDid(did)) throw new Malformed(`${name} is not a DID`)
+  return did
+}
+
+function readRev({ rev }: Obj): Tid {
+  if (!isTid(rev)) throw new Malformed('rev is not a TID')
+  return rev
+}
+
+function readBlocks({ blocks }: Obj): Uint8Array {
+  if (!(blocks instanceof Uint8Array)) throw new Malformed('blocks is not a byte string')
+  return blocks
+}
+
+function readTime({ time }: Obj): Datetime {
+  if (!isDatetime(time)) throw new Malformed('time is not a datetime')
+  return time
+}
+
+// Building bodies
+
+/** The event that tells of a change to a repository. */
+export function commitEvent(change: Change, time: Datetime): Event {
+  const { head, prev, ops, car } = change
+  const body: Obj = {
+    seq: 0,
+    rebase: false,
+    tooBig: false,
+    repo: head.did,
+    commit: head.commit,
+    rev: head.rev,
+    since: prev?.rev ?? null,
+    blocks: car,
+    ops: ops.map(({ action, path, cid, prev }): Obj => (prev ? { action, path, cid, prev } : { action, path, cid })),
+    blobs: [],
+    time,
+  }
+  if (prev) body.prevData = prev.data
+  return { t: '#commit', body }
+}
+
+/** The event that states where a repository stands, such as after an import or a reactivation. */
+export function syncEvent(state: { did: Did; rev: Tid; commit: Block }, time: Datetime): Event {
+  const { did, rev, commit } = state
+  return { t: '#sync', body: { seq: 0, did, blocks: writeCar([commit.cid], [commit]), rev, time } }
+}
+
+/** The event that asks everybody to look up an identity again. */
+export function identityEvent(identity: { did: Did; handle?: Handle | null }, time: Datetime): Event {
+  const { did, handle } = identity
+  return { t: '#identity', body: handle ? { seq: 0, did, time, handle } : { seq: 0, did, time } }
+}
+
+/** The event that tells an account's status here. `status` belongs to an inactive account, or to a throttled one. */
+export function accountEvent(account: { did: Did; active: boolean; status?: string | null }, time: Datetime): Event {
+  const { did, active, status } = account
+  return { t: '#account', body: status ? { seq: 0, did, time, active, status } : { seq: 0, did, time, active } }
+}
