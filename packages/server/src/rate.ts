@@ -1,0 +1,135 @@
+/**
+ * Rate limits by points in fixed windows, and the headers that tell clients where they stand.
+ *
+ * Source: header names and formats as the reference sends them (pds.md, "Rate limits of the reference").
+ */
+import { timingSafeEqual } from 'node:crypto'
+import { utf8 } from '@millisky/core/bytes'
+import { Refused } from '@millisky/core/errors'
+import { sha256 } from '@millisky/core/hash'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { type RateLimiterAbstract, RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
+
+/** Where a caller stands with one limit after a call. */
+export interface Allowance {
+  /** Points of a whole window. */
+  readonly points: number
+  readonly windowSeconds: number
+  readonly remaining: number
+  /** Until the window ends. */
+  readonly resetMs: number
+  /** The call was more than was left; it is not to be served. */
+  readonly isExceeded: boolean
+}
+
+/** Makes the counters behind a limit: in this process unless told, or shared by several nodes. */
+export type CounterStore = (options: { keyPrefix: string; points: number; duration: number }) => RateLimiterAbstract
+
+const inMemory: CounterStore = options => new RateLimiterMemory(options)
+
+/** So many points in each window for each key. A window starts with the first call of its key. */
+export class RateLimit {
+  readonly name: string
+  readonly points: number
+  readonly windowSeconds: number
+  readonly #counters: RateLimiterAbstract
+
+  /** @param name - Tells apart the limits that share a store. */
+  constructor(
+    name: string,
+    { points, windowMs }: { points: number; windowMs: number },
+    store: CounterStore = inMemory,
+  ) {
+    this.name = name
+    this.points = points
+    this.windowSeconds = Math.max(1, Math.round(windowMs / 1000))
+    this.#counters = store({ keyPrefix: name, points, duration: this.windowSeconds })
+  }
+
+  /** Takes points, also when there are not enough left. Rejects only if the store fails. */
+  async take(key: string, points = 1): Promise<Allowance> {
+    try {
+      return this.#allowance(await this.#counters.consume(key, points), false)
+    } catch (refused) {
+      if (refused instanceof RateLimiterRes) return this.#allowance(refused, true)
+      throw refused
+    }
+  }
+
+  /** Forgets what a key has used, as after a login that succeeded. */
+  async reset(key: string): Promise<void> {
+    await this.#counters.delete(key)
+  }
+
+  #allowance({ remainingPoints, msBeforeNext }: RateLimiterRes, isExceeded: boolean): Allowance {
+    const { points, windowSeconds } = this
+    return { points, windowSeconds, remaining: remainingPoints, resetMs: msBeforeNext, isExceeded }
+  }
+}
+
+/** One limit applied to a kind of call. */
+export interface RateRule<Call> {
+  readonly limit: RateLimit
+  /** Who is counted; null lets the call pass uncounted. */
+  readonly key: (call: Call) => string | null
+  /** What the call costs, 1 unless told; 0 or less passes uncounted. */
+  readonly points?: (call: Call) => number
+}
+
+/** Who is never limited. */
+export interface RateBypass {
+  /** Value of the header `x-ratelimit-bypass`. */
+  readonly key?: string | undefined
+  readonly ips?: readonly string[]
+}
+
+/** A test for requests that pass unlimited. */
+export function bypassOf({ key, ips = [] }: RateBypass): (request: FastifyRequest) => boolean {
+  const addresses = new Set(ips)
+  // Hashes are of equal length, which the comparison in constant time asks for.
+  const digest = key ? sha256(utf8(key)) : undefined
+  return request => {
+    const given = request.headers['x-ratelimit-bypass']
+    if (digest && typeof given === 'string' && timingSafeEqual(sha256(Buffer.from(given)), digest)) return true
+    return addresses.size > 0 && addresses.has(request.ip)
+  }
+}
+
+const tightness = (a: Allowance | undefined, b: Allowance): Allowance => {
+  if (a === undefined || a.isExceeded !== b.isExceeded) return a === undefined || b.isExceeded ? b : a
+  return b.remaining < a.remaining ? b : a
+}
+
+/**
+ * Takes the points of all rules and sets the headers of the tightest one.
+ *
+ * @param before - What an earlier round of rules came to, for the headers.
+ * @returns the tightest allowance, if anything was counted.
+ * @throws Refused 429 if any limit is exceeded.
+ */
+export async function applyRates<Call>(
+  rules: readonly RateRule<Call>[],
+  call: Call,
+  reply: FastifyReply,
+  before?: Allowance,
+): Promise<Allowance | undefined> {
+  let tightest = before
+  for (const { limit, key, points } of rules) {
+    const who = key(call)
+    const cost = points ? points(call) : 1
+    if (who !== null && cost >= 1) tightest = tightness(tightest, await limit.take(who, cost))
+  }
+  if (tightest) refuseIfExceeded(tightest, reply)
+  return tightest
+}
+
+function refuseIfExceeded(allowance: Allowance, reply: FastifyReply): void {
+  const { points, windowSeconds, remaining, resetMs } = allowance
+  reply.header('ratelimit-limit', String(points))
+  reply.header('ratelimit-reset', String(Math.floor((Date.now() + resetMs) / 1000)))
+  reply.header('ratelimit-remaining', String(remaining))
+  reply.header('ratelimit-policy', `${points};w=${windowSeconds}`)
+  if (!allowance.isExceeded) return
+  const headers = { 'retry-after': String(Math.ceil(resetMs / 1000)) }
+  throw new Refused('RateLimitExceeded', 'Rate Limit Exceeded', 429, headers)
+}
