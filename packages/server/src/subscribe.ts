@@ -1,0 +1,338 @@
+/**
+ * Serves a {@link Log} as an event stream over WebSocket.
+ *
+ * A consumer is a cursor. Each has one loop that reads the log behind its cursor and writes the bytes as they lie in the
+ * log, which are complete WebSocket messages, to its socket; history and live tail are the same loop. Nothing is queued
+ * for a consumer but what the socket holds and one batch, so a slow one costs nobody else anything, and a replaying one
+ * may take as long as it likes. At the live tail all loops wake together and share one read, hence one buffer.
+ *
+ * `ws` does the handshake and the control frames. Both sides only ever write whole messages, in one synchronous step,
+ * so they cannot interleave.
+ *
+ * Source: event-stream spec; cursor semantics: a consumer gets every event with seq strictly greater than its cursor.
+ */
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { Refused, Unavailable } from '@millisky/core/errors'
+import { infoFrame } from '@millisky/core/event'
+import { SEQ_MAX } from '@millisky/core/limits'
+import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
+import type { Log } from './log/log.ts'
+import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
+import { Tail } from './subscribe/tail.ts'
+import { onUpgrade } from './upgrade.ts'
+
+export { CONSUMER_ENDS, type ConsumerEnd } from './subscribe/consumer.ts'
+
+export interface SubscribeSettings {
+  /** Consumers at a time; default 2,000. */
+  consumersMax: number
+  /** Consumers at a time from one IPv4 address or IPv6 /64 network; default 200. */
+  consumersPerAddressMax: number
+  /** While events keep coming, they are sent at most this often; the first one after a pause goes at once. Default 5. */
+  coalesceMs: number
+  /** Read from the log at a time; default 256 KiB. A single longer event is still sent. */
+  batchBytes: number
+  /** A consumer whose socket has not taken a batch of `batchBytes` in this time is too slow; default 60 s. */
+  stallMs: number
+  /** A consumer that was silent for this long is pinged; default 25 s. */
+  pingMs: number
+  /** A pinged consumer that neither answers nor takes a batch of events in this time is dropped; default 45 s. */
+  deadMs: number
+  /** Time for consumers to take the rest when the server stops, and to answer a closing handshake; default 5 s. */
+  closeMs: number
+}
+
+export const SUBSCRIBE_DEFAULTS: Readonly<SubscribeSettings> = {
+  consumersMax: 2_000,
+  consumersPerAddressMax: 200,
+  coalesceMs: 5,
+  batchBytes: 256 * 1024,
+  stallMs: 60_000,
+  pingMs: 25_000,
+  deadMs: 45_000,
+  closeMs: 5_000,
+}
+
+/** A consumer as shown to the operator. */
+export interface ConsumerInfo {
+  id: number
+  address: string
+  userAgent: string
+  /** Milliseconds since the epoch. */
+  connectedAt: number
+  /** The last seq sent. */
+  cursor: number
+  /** How far the cursor lies behind the log's last seq. */
+  lag: number
+  events: number
+  bytes: number
+}
+
+/** Told when things happen; the daemon makes counters and log lines of it. */
+export interface SubscribeObserver {
+  opened?(consumer: ConsumerInfo): void
+  ended?(consumer: ConsumerInfo, end: ConsumerEnd): void
+  /** A request answered with an error instead of a handshake; `status` is 400, 429 or 503. */
+  refused?(status: number, address: string): void
+  /** Reading the log failed. */
+  failed?(error: unknown): void
+}
+
+export interface SubscribeParts {
+  log: Log
+  settings?: Partial<SubscribeSettings>
+  observer?: SubscribeObserver
+  /** The client's address as the daemon's proxy settings tell it; default the socket's. */
+  addressOf?: (request: IncomingMessage) => string
+  /** Milliseconds since the epoch. */
+  now?: () => number
+}
+
+/** One event stream: its consumers and the loop that wakes them. */
+export class Subscription {
+  readonly #parts: SubscribeParts
+  readonly #settings: SubscribeSettings
+  readonly #now: () => number
+  readonly #log: Log
+  readonly #tail: Tail
+  readonly #sockets: WebSocketServer
+  readonly #consumers = new Map<number, Consumer>()
+  readonly #perAddress = new Map<string, number>()
+  readonly #detach: (() => void)[] = []
+  readonly #sweep: NodeJS.Timeout
+  #nextId = 1
+  #closing: Promise<void> | null = null
+  #eventsBefore = 0
+  #bytesBefore = 0
+
+  constructor(parts: SubscribeParts) {
+    this.#parts = parts
+    this.#log = parts.log
+    this.#now = parts.now ?? Date.now
+    this.#settings = { ...SUBSCRIBE_DEFAULTS, ...parts.settings }
+    this.#tail = new Tail(parts.log, this.#settings, this.#now)
+    const options: ServerOptions & { closeTimeout: number } = {
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      // What consumers send is ignored; this bounds what it can cost.
+      maxPayload: 64 * 1024,
+      skipUTF8Validation: true,
+      closeTimeout: this.#settings.closeMs,
+    }
+    this.#sockets = new WebSocketServer(options)
+    const { pingMs, deadMs, stallMs } = this.#settings
+    const sweepMs = Math.max(5, Math.min(5_000, Math.min(pingMs, deadMs, stallMs) / 4))
+    this.#sweep = setInterval(() => this.#sweepConsumers(), sweepMs)
+    this.#sweep.unref()
+  }
+
+  /** Serves the stream at `path` of `server`. A request there that is no upgrade is the caller's; see `notWebSocket`. */
+  attach(server: Server, path: string): void {
+    this.#detach.push(onUpgrade(server, path, (request, socket, head, url) => this.#admit(request, socket, head, url)))
+  }
+
+  /** All consumers, oldest connection first. */
+  list(): ConsumerInfo[] {
+    return [...this.#consumers.values()].map(consumer => this.#describe(consumer))
+  }
+
+  /** Sums over all consumers there have been, for metrics. `lagMax` is that of the consumer furthest behind now. */
+  totals(): { consumers: number; events: number; bytes: number; lagMax: number } {
+    let [events, bytes, lagMax] = [this.#eventsBefore, this.#bytesBefore, 0]
+    for (const consumer of this.#consumers.values()) {
+      events += consumer.events
+      bytes += consumer.bytes
+      lagMax = Math.max(lagMax, this.#log.head - consumer.cursor)
+    }
+    return { consumers: this.#consumers.size, events, bytes, lagMax }
+  }
+
+  /** Disconnects a consumer; false when there is none of that id. It may connect again. */
+  kick(id: number): boolean {
+    const consumer = this.#consumers.get(id)
+    if (!consumer) return false
+    consumer.end('kicked', 1008, 'Disconnected by the operator')
+    return true
+  }
+
+  /**
+   * Stops taking consumers, lets those near the tail have what is in the log, then closes all with 1012 (restart). The
+   * log must stay open and be at rest by then.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    await this.#tail.close()
+    const all = [...this.#consumers.values()]
+    const gone = all.map(consumer => consumer.gone)
+    for (const consumer of all) {
+      if (this.#tail.isNear(consumer.cursor)) consumer.finish()
+      else consumer.end('shutdown', 1012, 'Service restart')
+    }
+    await within(this.#settings.closeMs, Promise.all(gone))
+    for (const consumer of all) consumer.end('shutdown', 1012, 'Service restart')
+    await within(this.#settings.closeMs, Promise.all(gone))
+    for (const consumer of all) consumer.socket.destroy()
+    await Promise.all(gone)
+    clearInterval(this.#sweep)
+    for (const detach of this.#detach) detach()
+    this.#sockets.close()
+  }
+
+  #admit(request: IncomingMessage, socket: Duplex, head: Buffer, url: URL): void {
+    const address = this.#parts.addressOf?.(request) ?? request.socket.remoteAddress ?? 'unknown'
+    try {
+      const cursor = parseCursor(url.searchParams)
+      this.#assertRoom(address)
+      this.#sockets.handleUpgrade(request, socket, head, client =>
+        this.#start(client, socket, request, address, cursor),
+      )
+    } catch (error) {
+      if (error instanceof Refused || error instanceof Unavailable)
+        this.#parts.observer?.refused?.(error.status, address)
+      throw error
+    }
+  }
+
+  #assertRoom(address: string): void {
+    if (this.#closing) throw new Unavailable('Unavailable', 'The server is stopping', 503, 5)
+    const { consumersMax, consumersPerAddressMax } = this.#settings
+    const limited = (message: string) => new Refused('RateLimitExceeded', message, 429, { 'retry-after': '60' })
+    if (this.#consumers.size >= consumersMax) throw limited('Too many consumers')
+    if ((this.#perAddress.get(networkOf(address)) ?? 0) >= consumersPerAddressMax) {
+      throw limited('Too many consumers from this address')
+    }
+  }
+
+  #start(client: WebSocket, socket: Duplex, request: IncomingMessage, address: string, cursor: number | null): void {
+    const log = this.#log
+    const consumer = new Consumer({
+      id: this.#nextId++,
+      address,
+      userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
+      client,
+      socket,
+      now: this.#now,
+      cursor: cursor ?? log.head,
+    })
+    this.#consumers.set(consumer.id, consumer)
+    const network = networkOf(address)
+    this.#perAddress.set(network, (this.#perAddress.get(network) ?? 0) + 1)
+    client.once('close', () => this.#forget(consumer, network))
+    this.#parts.observer?.opened?.(this.#describe(consumer))
+    if (cursor !== null && cursor > log.head) {
+      consumer.fail('future-cursor', 'FutureCursor', 'Cursor in the future.')
+      return
+    }
+    if (cursor !== null && cursor + 1 < log.oldest) {
+      if (cursor !== 0)
+        client.send(infoFrame('OutdatedCursor', 'Requested cursor exceeded limit. Possibly missing events'))
+      consumer.cursor = log.oldest - 1
+    }
+    this.#pull(consumer).catch(error => {
+      this.#parts.observer?.failed?.(error)
+      consumer.fail('log-failed', 'InternalServerError', 'Internal Server Error', 1011)
+    })
+  }
+
+  /** The loop of one consumer. */
+  async #pull(consumer: Consumer): Promise<void> {
+    while (consumer.open) {
+      if (consumer.cursor >= this.#tail.flushed) {
+        if (this.#tail.closed) return consumer.end('shutdown', 1012, 'Service restart')
+        await this.#tail.next(consumer)
+        continue
+      }
+      const read = this.#tail.read(consumer.cursor)
+      const batch = read instanceof Promise ? await read : read
+      if (!consumer.open) return
+      if (consumer.cursor + 1 < this.#log.oldest) {
+        return consumer.fail('too-slow', 'ConsumerTooSlow', 'Events you have not read yet are no longer kept')
+      }
+      if (batch.last <= consumer.cursor) {
+        // Only of a log that is being closed.
+        await this.#tail.next(consumer)
+        continue
+      }
+      consumer.write(batch)
+      if (consumer.blocked) await consumer.drained()
+      // Others get their turn between two batches, also when neither log nor socket ever makes this loop wait.
+      else if (consumer.cursor < this.#tail.flushed) await new Promise(setImmediate)
+    }
+  }
+
+  #sweepConsumers(): void {
+    const now = this.#now()
+    const { batchBytes, stallMs, pingMs, deadMs } = this.#settings
+    for (const consumer of this.#consumers.values()) {
+      const { blocked, wroteAt, pingedAt, heardAt } = consumer
+      if (!consumer.open) continue
+      if (blocked) {
+        const allowed = stallMs * Math.max(1, consumer.lastBytes / batchBytes)
+        if (now - wroteAt > allowed) consumer.fail('too-slow', 'ConsumerTooSlow', 'Stream consumer too slow')
+      } else if (pingedAt === 0) {
+        if (now - heardAt > pingMs) consumer.ping(now)
+      } else if (now - pingedAt > deadMs) {
+        // The ping may still lie behind events that the consumer is busy taking; then its socket tells if it is alive.
+        if (consumer.bytes - consumer.bytesAtPing > batchBytes) consumer.ping(now)
+        else consumer.end('dead', 1001, 'No answer to a ping')
+      }
+    }
+  }
+
+  #forget(consumer: Consumer, network: string): void {
+    consumer.ended ??= 'left'
+    this.#consumers.delete(consumer.id)
+    this.#tail.forget(consumer)
+    const left = (this.#perAddress.get(network) ?? 1) - 1
+    if (left > 0) this.#perAddress.set(network, left)
+    else this.#perAddress.delete(network)
+    this.#eventsBefore += consumer.events
+    this.#bytesBefore += consumer.bytes
+    this.#parts.observer?.ended?.(this.#describe(consumer), consumer.ended)
+    consumer.close()
+  }
+
+  #describe(consumer: Consumer): ConsumerInfo {
+    const { id, address, userAgent, connectedAt, cursor, events, bytes } = consumer
+    return { id, address, userAgent, connectedAt, cursor, lag: Math.max(0, this.#log.head - cursor), events, bytes }
+  }
+}
+
+/** @throws {Refused} unless there is none, or one that is a decimal integer from 0 to 2^53 - 1 */
+function parseCursor(params: URLSearchParams): number | null {
+  const given = params.getAll('cursor')
+  if (given.length === 0) return null
+  const [text = ''] = given
+  const cursor = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
+  if (given.length > 1 || !(cursor <= SEQ_MAX)) {
+    throw new Refused('InvalidRequest', 'cursor must be one integer, zero or greater')
+  }
+  return cursor
+}
+
+/** Whom connections are counted by: an IPv4 address, or the /64 that an IPv6 address is in. */
+function networkOf(address: string): string {
+  const mapped = /^::ffff:([\d.]+)$/i.exec(address)
+  if (mapped) return mapped[1]!
+  if (!address.includes(':')) return address
+  const [front = '', back] = address.split('%')[0]!.split('::')
+  const groups = front === '' ? [] : front.split(':')
+  if (back !== undefined) {
+    const tail = back === '' ? [] : back.split(':')
+    while (groups.length + tail.length < 8) groups.push('0')
+    groups.push(...tail)
+  }
+  return `${groups.slice(0, 4).join(':')}::/64`
+}
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  await Promise.race([work, new Promise(resolve => (timer = setTimeout(resolve, ms)))])
+  clearTimeout(timer)
+}

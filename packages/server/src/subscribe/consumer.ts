@@ -1,0 +1,140 @@
+import type { Duplex } from 'node:stream'
+import { errorFrame } from '@millisky/core/event'
+import type { WebSocket } from 'ws'
+import type { Batch } from '../log/log.ts'
+
+/** Why a consumer's connection ended. */
+export const CONSUMER_ENDS = ['left', 'future-cursor', 'too-slow', 'dead', 'kicked', 'shutdown', 'log-failed'] as const
+export type ConsumerEnd = (typeof CONSUMER_ENDS)[number]
+
+export interface ConsumerParts {
+  id: number
+  address: string
+  userAgent: string
+  client: WebSocket
+  socket: Duplex
+  cursor: number
+  now: () => number
+}
+
+/** One connection of an event stream: its socket, its cursor and what the operator sees of it. */
+export class Consumer {
+  readonly id: number
+  readonly address: string
+  readonly userAgent: string
+  readonly client: WebSocket
+  readonly socket: Duplex
+  readonly connectedAt: number
+  /** Settled when the connection is no more. */
+  readonly gone: Promise<void>
+  /** Last seq written. */
+  cursor: number
+  events = 0
+  bytes = 0
+  /** Size of the batch the socket is busy with. */
+  lastBytes = 0
+  /** When the last batch was written; while blocked, since when the socket is busy with it. */
+  wroteAt: number
+  heardAt: number
+  /** When an unanswered ping was sent, else 0. */
+  pingedAt = 0
+  bytesAtPing = 0
+  ended: ConsumerEnd | null = null
+  /** Set while the loop waits at the tail. */
+  wake: (() => void) | null = null
+  #onDrain: (() => void) | null = null
+  readonly #now: () => number
+  readonly #close: () => void
+
+  constructor(parts: ConsumerParts) {
+    this.id = parts.id
+    this.address = parts.address
+    this.userAgent = parts.userAgent
+    this.client = parts.client
+    this.socket = parts.socket
+    this.cursor = parts.cursor
+    this.#now = parts.now
+    this.connectedAt = this.wroteAt = this.heardAt = parts.now()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.gone = promise
+    this.#close = resolve
+    const heard = () => {
+      this.heardAt = this.#now()
+      this.pingedAt = 0
+    }
+    parts.client.on('pong', heard).on('ping', heard).on('message', heard)
+    // A protocol error or a reset: 'close' follows.
+    parts.client.on('error', () => {})
+    parts.socket.on('drain', () => this.#release())
+  }
+
+  get open(): boolean {
+    return this.ended === null && this.client.readyState === this.client.OPEN
+  }
+
+  /** The socket still holds more than it likes to. */
+  get blocked(): boolean {
+    return this.socket.writableNeedDrain && this.socket.writableLength > 0
+  }
+
+  /** Hands a batch to the socket, in one step. */
+  write(batch: Batch): void {
+    const { socket } = this
+    const { wire } = batch
+    let bytes = 0
+    if (wire.length > 1) socket.cork()
+    for (const part of wire) {
+      bytes += part.byteLength
+      socket.write(part)
+    }
+    if (wire.length > 1) socket.uncork()
+    this.cursor = batch.last
+    this.events += batch.count
+    this.bytes += bytes
+    this.lastBytes = bytes
+    this.wroteAt = this.#now()
+  }
+
+  /** Waits until the socket can take more, or the connection ends. */
+  drained(): Promise<void> {
+    return new Promise(resolve => {
+      this.#onDrain = resolve
+    })
+  }
+
+  ping(now: number): void {
+    this.pingedAt = now
+    this.bytesAtPing = this.bytes
+    this.client.ping()
+  }
+
+  /** Tells the consumer by an error frame why, and closes. */
+  fail(end: ConsumerEnd, error: string, message: string, code = 1008): void {
+    if (!this.open) return
+    this.client.send(errorFrame(error, message))
+    this.end(end, code, error)
+  }
+
+  end(end: ConsumerEnd, code: number, reason: string): void {
+    if (this.ended !== null) return
+    this.ended = end
+    this.client.close(code, reason)
+    this.#release()
+  }
+
+  /** The server stops: a loop waiting at the tail shall look again. */
+  finish(): void {
+    this.wake?.()
+  }
+
+  close(): void {
+    this.#close()
+    this.#release()
+  }
+
+  #release(): void {
+    this.#onDrain?.()
+    this.#onDrain = null
+    this.wake?.()
+  }
+}

@@ -1,0 +1,100 @@
+import type { Batch, Log } from '../log/log.ts'
+import type { Consumer } from './consumer.ts'
+
+export interface TailSettings {
+  coalesceMs: number
+  batchBytes: number
+}
+
+/**
+ * The live end of the log as the consumers see it: it moves in steps, at most one per `coalesceMs`, and within a step
+ * whoever stands at the same place gets the same buffer.
+ */
+export class Tail {
+  /** The log's head at the last step. */
+  flushed: number
+  closed = false
+  readonly #log: Log
+  readonly #settings: TailSettings
+  readonly #now: () => number
+  readonly #waiting = new Set<Consumer>()
+  readonly #shared = new Map<number, Batch | Promise<Batch>>()
+  readonly #stop = new AbortController()
+  readonly #steps: Promise<void>
+  /** The head at the step before: who stands behind it is replaying and shares with nobody. */
+  #before: number
+
+  constructor(log: Log, settings: TailSettings, now: () => number) {
+    this.#log = log
+    this.#settings = settings
+    this.#now = now
+    this.flushed = this.#before = log.head
+    this.#steps = this.#run()
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop
+    let steppedAt = 0
+    while (!signal.aborted) {
+      if (this.#log.head <= this.flushed) await this.#log.bell.wait(signal).catch(() => {})
+      const rest = steppedAt + this.#settings.coalesceMs - this.#now()
+      if (rest > 0 && !signal.aborted) await new Promise(resolve => setTimeout(resolve, rest))
+      steppedAt = this.#now()
+      this.#step()
+    }
+  }
+
+  #step(): void {
+    if (this.#log.head <= this.flushed) return
+    this.#before = this.flushed
+    this.flushed = this.#log.head
+    this.#shared.clear()
+    for (const consumer of this.#waiting) consumer.wake?.()
+  }
+
+  /** Waits for the next step. */
+  next(consumer: Consumer): Promise<void> {
+    this.#waiting.add(consumer)
+    return new Promise(resolve => {
+      consumer.wake = () => {
+        consumer.wake = null
+        this.#waiting.delete(consumer)
+        resolve()
+      }
+    })
+  }
+
+  forget(consumer: Consumer): void {
+    this.#waiting.delete(consumer)
+  }
+
+  /** Not replaying: it has all but what came with the last step. */
+  isNear(cursor: number): boolean {
+    return cursor >= this.#before
+  }
+
+  read(after: number): Batch | Promise<Batch> {
+    const limit = { bytes: this.#settings.batchBytes }
+    if (!this.isNear(after)) return this.#log.read(after, limit)
+    let batch = this.#shared.get(after)
+    if (batch === undefined) {
+      const found = this.#log.read(after, limit)
+      batch = found instanceof Promise ? found.then(joined) : joined(found)
+      this.#shared.set(after, batch)
+    }
+    return batch
+  }
+
+  /** Takes the last step. */
+  async close(): Promise<void> {
+    this.#stop.abort()
+    await this.#steps
+    this.#step()
+    this.closed = true
+  }
+}
+
+/** One buffer to write instead of several: copied once, written to every consumer. */
+function joined(batch: Batch): Batch {
+  return batch.wire.length > 1 ? { ...batch, wire: [Buffer.concat(batch.wire)] } : batch
+}
