@@ -137,8 +137,8 @@ export class Follow {
 
   get state(): FollowState {
     if (this.#stop.signal.aborted) return 'stopped'
-    if (this.#connection) return this.#connection.openedAt === null ? 'connecting' : 'open'
-    return 'waiting'
+    if (this.#waiting) return 'waiting'
+    return this.#connection?.openedAt == null ? 'connecting' : 'open'
   }
 
   /** Attempts in a row without progress. */

@@ -353,8 +353,9 @@ test('a consumer that takes nothing is told ConsumerTooSlow, others do not notic
   // When it reads again before the grace ends, the last things it finds are the reason and the closing frame.
   const chunks: Buffer[] = []
   stuck.on('data', (chunk: Buffer) => chunks.push(chunk)).resume()
-  await eventually(() => ends.includes('too-slow'), 'the observer is told')
   await eventually(() => Buffer.concat(chunks.slice(-3)).includes('ConsumerTooSlow'), 'the reason arrives')
+  stuck.destroy()
+  await eventually(() => ends.includes('too-slow'), 'the observer is told')
   assert.deepEqual(healthy.got, range(1, 1200))
 })
 
