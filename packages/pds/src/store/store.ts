@@ -12,6 +12,7 @@ import type { Cid } from '@millisky/core/cid'
 import type { Curve } from '@millisky/core/crypto'
 import type { Head } from '@millisky/core/repo'
 import type { Did, Handle, Nsid, RepoPath, Tid } from '@millisky/core/syntax'
+import type { Awaitable } from '@millisky/server/db/db'
 import type { Log } from '@millisky/server/log/log'
 
 /** The number of an account in this database; never used twice, also not after deletion. */
@@ -94,7 +95,10 @@ export interface NewAccount {
 }
 
 /** What of an account can be changed; absent fields stay. */
-export type AccountPatch = Partial<Omit<Account, 'id' | 'did' | 'createdAt'>> & { password?: string | null; key?: StoredKey }
+export type AccountPatch = Partial<Omit<Account, 'id' | 'did' | 'createdAt'>> & {
+  password?: string | null
+  key?: StoredKey
+}
 
 export interface AccountStore {
   byId(id: AccountId): Promise<Account | null>
@@ -224,10 +228,11 @@ export interface StoredRecord {
   bytes: Uint8Array
 }
 
-/** One record's change. For a removal `cid` is null. */
+/** One record's change. */
 export type RecordWrite =
-  | { path: string; cid: null }
+  | { action: 'delete'; path: string }
   | {
+      action: 'create' | 'update'
       path: string
       cid: Cid
       bytes: Uint8Array
@@ -285,19 +290,18 @@ export interface RepoStore {
   counts(account: AccountId): Promise<{ nodes: number; records: number }>
   /** Accounts with their heads in order of id, `after` excluded. */
   listHeads(after: AccountId, limit: number): Promise<{ account: Account; commit: Cid; rev: Tid }[]>
-  /** A frozen view of one repository for long reads; close it soon. */
-  snapshot(account: AccountId): Promise<RepoSnapshot>
+  /** Calls `read` with a frozen view of one repository, for long reads that hold up nobody's writes. */
+  snapshot<T>(account: AccountId, read: (view: RepoSnapshot) => Promise<T>): Promise<T>
 }
 
 /** One repository as it was when the snapshot was taken, whatever is written meanwhile. */
 export interface RepoSnapshot {
   commit: Block
   head: Head
-  /** Each with the rev that made it. */
-  nodes(cids: Cid[]): Promise<(Block & { rev: Tid })[]>
+  /** With the rev that made it. @throws Error if it is not there */
+  node(cid: Cid): Awaitable<{ rev: Tid; bytes: Uint8Array }>
   /** In path order, `after` excluded. */
-  records(after: string, limit: number): Promise<StoredRecord[]>
-  close(): Promise<void>
+  records(after: string, limit: number): Awaitable<StoredRecord[]>
 }
 
 /** A blob whose bytes are in the blob store. */

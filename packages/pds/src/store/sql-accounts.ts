@@ -1,0 +1,205 @@
+/** Accounts in SQL. */
+import { Refused } from '@millisky/core/errors'
+import type { Did, Handle } from '@millisky/core/syntax'
+import { type Db, isUniqueViolation, type Tx } from '@millisky/server/db/db'
+import type { Selectable } from 'kysely'
+import { ACCOUNT_TABLES, type AccountTable, type PdsSchema } from './schema.ts'
+import type { EventAppender } from './sql-events.ts'
+import { type Account, type AccountId, type AccountPatch, type AccountStore, type NewAccount, Taken } from './store.ts'
+
+const COLUMNS = [
+  'id',
+  'did',
+  'handle',
+  'email',
+  'email_confirmed_at',
+  'created_at',
+  'deactivated_at',
+  'delete_after',
+  'suspended_at',
+  'takedown',
+  'invites_disabled',
+] as const
+
+/** A row without what only `password` may read. */
+export type AccountRow = Omit<Selectable<AccountTable>, 'password'>
+
+export function accountOf(row: AccountRow): Account {
+  return {
+    id: row.id,
+    did: row.did as Did,
+    handle: row.handle as Handle | null,
+    email: row.email,
+    emailConfirmedAt: row.email_confirmed_at,
+    createdAt: row.created_at,
+    deactivatedAt: row.deactivated_at,
+    deleteAfter: row.delete_after,
+    suspendedAt: row.suspended_at,
+    takedown: row.takedown,
+    invitesDisabled: row.invites_disabled === 1,
+  }
+}
+
+export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): AccountStore {
+  const { kysely } = db
+  const select = () => kysely.selectFrom('account').select(COLUMNS)
+  const byId = db.prepare((id: number) => select().where('id', '=', id))
+  const byDid = db.prepare((did: string) => select().where('did', '=', did))
+  const byHandle = db.prepare((handle: string) => select().where('handle', '=', handle))
+  const byEmail = db.prepare((email: string) => select().where('email', '=', email))
+  const password = db.prepare((id: number) => kysely.selectFrom('account').select('password').where('id', '=', id))
+  const present = (row: AccountRow | undefined) => (row ? accountOf(row) : null)
+  return {
+    byId: async id => present(await db.get(byId, [id])),
+    byDid: async did => present(await db.get(byDid, [did])),
+    byHandle: async handle => present(await db.get(byHandle, [handle])),
+    byEmail: async email => present(await db.get(byEmail, [email.toLowerCase()])),
+    password: async id => (await db.get(password, [id]))?.password ?? null,
+    async create(account, pending) {
+      const id = await unique(db, account, () =>
+        db.transaction(async tx => {
+          const id = await insertAccount(tx, account)
+          await events.append(tx, pending)
+          return id
+        }),
+      )
+      return present(await db.get(byId, [id]))!
+    },
+    async update(id, patch, pending) {
+      await unique(db, patch, () =>
+        db.transaction(async tx => {
+          await updateAccount(tx, id, patch)
+          await events.append(tx, pending)
+        }),
+      )
+    },
+    async remove(id, pending) {
+      await db.transaction(async tx => {
+        const row = await tx.kysely.deleteFrom('account').where('id', '=', id).returning('did').executeTakeFirst()
+        if (!row) return
+        for (const table of ACCOUNT_TABLES) await tx.kysely.deleteFrom(table).where('account', '=', id).execute()
+        await events.forget(tx, row.did as Did)
+        await events.append(tx, pending)
+      })
+    },
+    async list(after, limit) {
+      const rows = await select().where('id', '>', after).orderBy('id').limit(limit).execute()
+      return rows.map(accountOf)
+    },
+    async count() {
+      const { n } = await kysely
+        .selectFrom('account')
+        .select(eb => eb.fn.countAll().as('n'))
+        .executeTakeFirstOrThrow()
+      return Number(n)
+    },
+    async preferences(id) {
+      return await kysely
+        .selectFrom('preference')
+        .select(['type', 'json'])
+        .where('account', '=', id)
+        .orderBy('position')
+        .execute()
+    },
+    async setPreferences(id, preferences) {
+      await db.transaction(async tx => {
+        await tx.kysely.deleteFrom('preference').where('account', '=', id).execute()
+        const rows = preferences.map(({ type, json }, position) => ({ account: id, position, type, json }))
+        for (const row of rows) await tx.kysely.insertInto('preference').values(row).execute()
+      })
+    },
+  }
+}
+
+async function insertAccount(tx: Tx<PdsSchema>, account: NewAccount): Promise<AccountId> {
+  const { did, key, repo } = account
+  const { id } = await tx.kysely
+    .insertInto('account')
+    .values({
+      did,
+      handle: account.handle,
+      email: account.email?.toLowerCase() ?? null,
+      password: account.password,
+      created_at: account.createdAt,
+      deactivated_at: account.deactivatedAt,
+      invites_disabled: 0,
+    })
+    .returning('id')
+    .executeTakeFirstOrThrow()
+  const { head, commit, nodes } = repo
+  await tx.kysely
+    .insertInto('repo')
+    .values({
+      account: id,
+      rev: head.rev,
+      data: head.data.bytes,
+      cid: commit.cid.bytes,
+      bytes: commit.bytes,
+      key_curve: key.curve,
+      key_secret: key.secret,
+    })
+    .execute()
+  for (const { cid, bytes } of nodes) {
+    await tx.kysely.insertInto('node').values({ account: id, cid: cid.bytes, rev: head.rev, bytes }).execute()
+  }
+  if (account.invite !== undefined) await useInvite(tx, account.invite, did, account.createdAt)
+  return id
+}
+
+/** Counts one use of an invite. @throws Refused InvalidInviteCode */
+async function useInvite(tx: Tx<PdsSchema>, code: string, did: Did, now: number): Promise<void> {
+  const refused = new Refused('InvalidInviteCode', 'Provided invite code not available')
+  // The update locks the row, so that two sign-ups cannot both take the last use.
+  const { kysely } = tx
+  const claim = kysely.updateTable('invite').set({ disabled: 0 }).where('code', '=', code).where('disabled', '=', 0)
+  const invite = await claim.returning('uses').executeTakeFirst()
+  if (!invite) throw refused
+  const { n } = await kysely
+    .selectFrom('invite_use')
+    .select(eb => eb.fn.countAll().as('n'))
+    .where('code', '=', code)
+    .executeTakeFirstOrThrow()
+  if (Number(n) >= invite.uses) throw refused
+  await kysely.insertInto('invite_use').values({ code, did, used_at: now }).execute()
+}
+
+async function updateAccount(tx: Tx<PdsSchema>, id: AccountId, patch: AccountPatch): Promise<void> {
+  const { key } = patch
+  const set = {
+    handle: patch.handle,
+    email: patch.email?.toLowerCase() ?? patch.email,
+    email_confirmed_at: patch.emailConfirmedAt,
+    password: patch.password,
+    deactivated_at: patch.deactivatedAt,
+    delete_after: patch.deleteAfter,
+    suspended_at: patch.suspendedAt,
+    takedown: patch.takedown,
+    invites_disabled: patch.invitesDisabled === undefined ? undefined : Number(patch.invitesDisabled),
+  }
+  if (Object.values(set).some(value => value !== undefined)) {
+    await tx.kysely.updateTable('account').set(set).where('id', '=', id).execute()
+  }
+  if (!key) return
+  const stored = { key_curve: key.curve, key_secret: key.secret }
+  await tx.kysely.updateTable('repo').set(stored).where('account', '=', id).execute()
+}
+
+/** Runs a change and says which value is in use if the database says that one is. */
+async function unique<T>(
+  db: Db<PdsSchema>,
+  wanted: { did?: Did; handle?: Handle | null; email?: string | null },
+  change: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await change()
+  } catch (error) {
+    if (!isUniqueViolation(error)) throw error
+    for (const what of ['did', 'handle', 'email'] as const) {
+      const value = what === 'email' ? wanted.email?.toLowerCase() : wanted[what]
+      if (!value) continue
+      const held = await db.kysely.selectFrom('account').select('id').where(what, '=', value).executeTakeFirst()
+      if (held) throw new Taken(what)
+    }
+    throw error
+  }
+}

@@ -1,0 +1,121 @@
+/** What is known about blobs, in SQL; their bytes lie elsewhere. */
+import { Cid } from '@millisky/core/cid'
+import type { Did, RepoPath } from '@millisky/core/syntax'
+import type { Db } from '@millisky/server/db/db'
+import type { BlobTable, PdsSchema } from './schema.ts'
+import type { BlobStore, StoredBlob } from './store.ts'
+
+const NOTHING = new Uint8Array(0)
+
+export function createBlobStore(db: Db<PdsSchema>): BlobStore {
+  return { ...held(db), ...listed(db) }
+}
+
+function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'removeLoose'> {
+  const { kysely } = db
+  const get = db.prepare((account: number, cid: Uint8Array) =>
+    kysely.selectFrom('blob').selectAll().where('account', '=', account).where('cid', '=', cid),
+  )
+  const isReferred = db.prepare((account: number, cid: Uint8Array) =>
+    kysely.selectFrom('record_blob').select('path').where('account', '=', account).where('cid', '=', cid).limit(1),
+  )
+  return {
+    async get(account, cid) {
+      const row = await db.get(get, [account, cid.bytes])
+      return row ? blobOf(row) : null
+    },
+    put: (account, { cid, mimeType, size }, now) =>
+      db.transaction(async tx => {
+        // A blob that an import has referred to before it was here is held from the start.
+        const loose = (await tx.get(isReferred, [account, cid.bytes])) ? null : now
+        const row = { account, cid: cid.bytes, mime_type: mimeType, size, loose_since: loose }
+        await tx.kysely
+          .insertInto('blob')
+          .values(row)
+          .onConflict(conflict =>
+            conflict
+              .columns(['account', 'cid'])
+              .doUpdateSet({ mime_type: mimeType, loose_since: loose })
+              .where('blob.loose_since', 'is not', null),
+          )
+          .execute()
+        return blobOf((await tx.get(get, [account, cid.bytes]))!)
+      }),
+    removeLoose: (account, cid, cutoff) =>
+      db.transaction(async tx => {
+        const done = await tx.kysely
+          .deleteFrom('blob')
+          .where('account', '=', account)
+          .where('cid', '=', cid.bytes)
+          .where('loose_since', '<', cutoff)
+          .executeTakeFirst()
+        return done.numDeletedRows > 0n
+      }),
+  }
+}
+
+function listed(db: Db<PdsSchema>): Pick<BlobStore, 'referenced' | 'missing' | 'counts' | 'loose'> {
+  const { kysely } = db
+  return {
+    async referenced(account, { since, after, limit }) {
+      let query = kysely.selectFrom('record_blob').select('cid').distinct().where('account', '=', account)
+      if (since !== undefined) query = query.where('rev', '>', since)
+      const rows = await query
+        .where('cid', '>', after?.bytes ?? NOTHING)
+        .orderBy('cid')
+        .limit(limit)
+        .execute()
+      return rows.map(row => Cid.fromBytes(row.cid))
+    },
+    async missing(account, { after, limit }) {
+      const rows = await kysely
+        .selectFrom('record_blob as r')
+        .leftJoin('blob as b', join => join.onRef('b.account', '=', 'r.account').onRef('b.cid', '=', 'r.cid'))
+        .select(eb => ['r.cid', eb.fn.min('r.path').as('path')])
+        .where('r.account', '=', account)
+        .where('r.cid', '>', after?.bytes ?? NOTHING)
+        .where('b.cid', 'is', null)
+        .groupBy('r.cid')
+        .orderBy('r.cid')
+        .limit(limit)
+        .execute()
+      return rows.map(row => ({ cid: Cid.fromBytes(row.cid), path: row.path as RepoPath }))
+    },
+    async counts(account) {
+      const referenced = await kysely
+        .selectFrom('record_blob')
+        .select(eb => eb.fn.count('cid').distinct().as('n'))
+        .where('account', '=', account)
+        .executeTakeFirstOrThrow()
+      const present = await kysely
+        .selectFrom('blob')
+        .select(eb => eb.fn.countAll().as('n'))
+        .where('account', '=', account)
+        .where('loose_since', 'is', null)
+        .executeTakeFirstOrThrow()
+      return { referenced: Number(referenced.n), present: Number(present.n) }
+    },
+    async loose(cutoff, limit) {
+      const rows = await kysely
+        .selectFrom('blob')
+        .innerJoin('account', 'account.id', 'blob.account')
+        .selectAll('blob')
+        .select('account.did')
+        .where('loose_since', '<', cutoff)
+        .orderBy('loose_since')
+        .limit(limit)
+        .execute()
+      return rows.map(row => ({ account: row.account, did: row.did as Did, blob: blobOf(row) }))
+    },
+  }
+}
+
+function blobOf(row: Pick<BlobTable, 'cid' | 'mime_type' | 'size' | 'loose_since' | 'takedown'>): StoredBlob {
+  return {
+    cid: Cid.fromBytes(row.cid),
+    mimeType: row.mime_type,
+    size: row.size,
+    looseSince: row.loose_since,
+    takedown: row.takedown,
+  }
+}

@@ -1,0 +1,216 @@
+/** Repositories in SQL. */
+import type { Block } from '@millisky/core/blocks'
+import { Cid } from '@millisky/core/cid'
+import type { Curve } from '@millisky/core/crypto'
+import type { Did, Nsid, RepoPath, Tid } from '@millisky/core/syntax'
+import type { Db, Executor, Tx } from '@millisky/server/db/db'
+import type { PdsSchema, RecordTable } from './schema.ts'
+import { accountOf } from './sql-accounts.ts'
+import type { EventAppender } from './sql-events.ts'
+import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
+import {
+  type AccountId,
+  HeadMoved,
+  type ListRecords,
+  type RecordWrite,
+  type RepoSnapshot,
+  type RepoState,
+  type RepoStore,
+  type RepoWrite,
+  type StoredRecord,
+  statusOf,
+} from './store.ts'
+
+/** The records of a collection, as bounds of paths, both excluded: `/` is followed by `0`. */
+const boundsOf = (collection: Nsid) => ({ above: `${collection}/`, below: `${collection}0` })
+
+export function createRepoStore(db: Db<PdsSchema>, events: EventAppender): RepoStore {
+  const reads = prepareRepoReads(db)
+  const writes = prepareRepoWrites(db)
+  return {
+    async state(did) {
+      const row = await db.get(reads.state, [did])
+      return row ? stateOf(did, row) : null
+    },
+    async commit(write) {
+      await db.transaction(tx => commitIn(tx, writes, events, write))
+    },
+    async record(account, path) {
+      const row = await db.get(reads.record, [account, path])
+      return row ? recordOf(row) : null
+    },
+    async records(account, list) {
+      return (await listRecords(db, reads, account, list)).map(recordOf)
+    },
+    collections: account => listCollections(db, reads, account),
+    async recordsAbout(account, collection, subject) {
+      const { above, below } = boundsOf(collection)
+      return (await db.all(reads.about, [account, subject, above, below])).map(row => row.path as RepoPath)
+    },
+    async nodes(account, cids) {
+      const found: Block[] = []
+      for (const cid of cids) {
+        const row = await db.get(reads.node, [account, cid.bytes])
+        if (row) found.push({ cid, bytes: row.bytes })
+      }
+      return found
+    },
+    blocks: (account, cids) => findBlocks(db, reads, account, cids),
+    async commitBlock(account) {
+      const row = await db.get(reads.commit, [account])
+      return row ? { cid: Cid.fromBytes(row.cid), bytes: row.bytes } : null
+    },
+    async counts(account) {
+      const count = async (table: 'node' | 'record') => {
+        const query = db.kysely.selectFrom(table).select(eb => eb.fn.countAll<number>().as('n'))
+        return Number((await query.where('account', '=', account).executeTakeFirstOrThrow()).n)
+      }
+      return { nodes: await count('node'), records: await count('record') }
+    },
+    async listHeads(after, limit) {
+      const rows = await db.kysely
+        .selectFrom('account as a')
+        .innerJoin('repo as r', 'r.account', 'a.id')
+        .selectAll('a')
+        .select(['r.cid', 'r.rev'])
+        .where('a.id', '>', after)
+        .orderBy('a.id')
+        .limit(limit)
+        .execute()
+      return rows.map(row => ({ account: accountOf(row), commit: Cid.fromBytes(row.cid), rev: row.rev as Tid }))
+    },
+    snapshot: (account, read) => db.snapshot(async view => read(await snapshotOf(view, reads, account))),
+  }
+}
+
+/** One write inside the transaction it shares. */
+async function commitIn(tx: Tx<PdsSchema>, s: RepoWrites, events: EventAppender, write: RepoWrite): Promise<void> {
+  const { account, head, prev, commit } = write
+  const moved = await tx.run(s.moveHead, [
+    head.rev,
+    head.data.bytes,
+    head.commit.bytes,
+    commit.bytes,
+    account,
+    prev.commit.bytes,
+  ])
+  if (moved !== 1) throw new HeadMoved()
+  for (const cid of write.lost) await tx.run(s.dropNode, [account, cid.bytes])
+  for (const { cid, bytes } of write.gained) await tx.run(s.addNode, [account, cid.bytes, head.rev, bytes])
+  const letGo = new Map<string, Cid>()
+  for (const record of write.records) await writeRecord(tx, s, account, head.rev, record, letGo)
+  for (const cid of letGo.values()) await tx.run(s.loosenBlob, [write.now, account, cid.bytes])
+  await events.append(tx, write.events)
+}
+
+async function writeRecord(
+  tx: Tx<PdsSchema>,
+  s: RepoWrites,
+  account: AccountId,
+  rev: string,
+  record: RecordWrite,
+  letGo: Map<string, Cid>,
+): Promise<void> {
+  const { action, path } = record
+  if (action !== 'create') {
+    await tx.run(s.dropSubject, [account, path])
+    const refs = await tx.all(s.blobRefs, [account, path])
+    for (const ref of refs) {
+      const cid = Cid.fromBytes(ref.cid)
+      letGo.set(cid.key, cid)
+    }
+    if (refs.length > 0) await tx.run(s.dropBlobRefs, [account, path])
+  }
+  if (action === 'delete') {
+    await tx.run(s.dropRecord, [account, path])
+    return
+  }
+  if (action === 'create') await tx.run(s.addRecord, [account, path, record.cid.bytes, rev, record.bytes])
+  else await tx.run(s.setRecord, [record.cid.bytes, rev, record.bytes, account, path])
+  if (record.subject !== null) await tx.run(s.addSubject, [account, path, record.subject])
+  for (const cid of record.blobs) {
+    await tx.run(s.addBlobRef, [account, path, cid.bytes, rev])
+    await tx.run(s.holdBlob, [account, cid.bytes])
+  }
+}
+
+function listRecords(db: Db<PdsSchema>, s: RepoReads, account: AccountId, list: ListRecords) {
+  const { collection, limit, cursor } = list
+  const { above, below } = boundsOf(collection)
+  const start = cursor === undefined ? undefined : `${collection}/${cursor}`
+  return list.reverse
+    ? db.all(s.recordsUp, [account, start ?? above, below, limit])
+    : db.all(s.recordsDown, [account, above, start ?? below, limit])
+}
+
+async function listCollections(db: Db<PdsSchema>, s: RepoReads, account: AccountId): Promise<Nsid[]> {
+  const found: Nsid[] = []
+  for (let after = ''; ; ) {
+    const row = await db.get(s.pathAfter, [account, after])
+    if (!row) return found.sort()
+    const collection = row.path.slice(0, row.path.indexOf('/')) as Nsid
+    found.push(collection)
+    after = boundsOf(collection).below
+  }
+}
+
+async function findBlocks(db: Db<PdsSchema>, s: RepoReads, account: AccountId, cids: Cid[]): Promise<Block[]> {
+  const found: Block[] = []
+  const commit = await db.get(s.commit, [account])
+  const head = commit && Cid.fromBytes(commit.cid)
+  for (const cid of cids) {
+    const at: [number, Uint8Array] = [account, cid.bytes]
+    const row = head?.equals(cid) ? commit : ((await db.get(s.node, at)) ?? (await db.get(s.recordByCid, at)))
+    if (row) found.push({ cid, bytes: row.bytes })
+  }
+  return found
+}
+
+async function snapshotOf(view: Executor<PdsSchema>, s: RepoReads, account: AccountId): Promise<RepoSnapshot> {
+  const row = await view.get(s.commit, [account])
+  if (!row) throw new Error(`no repository of account ${account}`)
+  const commit = Cid.fromBytes(row.cid)
+  return {
+    commit: { cid: commit, bytes: row.bytes },
+    head: { did: row.did as Did, commit, rev: row.rev as Tid, data: Cid.fromBytes(row.data) },
+    node(cid) {
+      const found = view.get(s.node, [account, cid.bytes])
+      return found instanceof Promise ? found.then(row => nodeOf(cid, row)) : nodeOf(cid, found)
+    },
+    records(after, limit) {
+      const rows = view.all(s.recordsAfter, [account, after, limit])
+      return rows instanceof Promise ? rows.then(rows => rows.map(recordOf)) : rows.map(recordOf)
+    },
+  }
+}
+
+function nodeOf(cid: Cid, row: { rev: string; bytes: Uint8Array } | undefined): { rev: Tid; bytes: Uint8Array } {
+  if (!row) throw new Error(`tree node ${cid} is not in the database`)
+  return row as { rev: Tid; bytes: Uint8Array }
+}
+
+function recordOf(row: Pick<RecordTable, 'path' | 'cid' | 'rev' | 'bytes'>): StoredRecord {
+  return { path: row.path as RepoPath, cid: Cid.fromBytes(row.cid), rev: row.rev as Tid, bytes: row.bytes }
+}
+
+interface StateRow {
+  id: number
+  deactivated_at: number | null
+  suspended_at: number | null
+  takedown: string | null
+  rev: string
+  cid: Uint8Array
+  data: Uint8Array
+  key_curve: string
+  key_secret: Uint8Array
+}
+
+function stateOf(did: Did, row: StateRow): RepoState {
+  return {
+    account: row.id,
+    did,
+    status: statusOf({ takedown: row.takedown, suspendedAt: row.suspended_at, deactivatedAt: row.deactivated_at }),
+    head: { did, commit: Cid.fromBytes(row.cid), rev: row.rev as Tid, data: Cid.fromBytes(row.data) },
+    key: { curve: row.key_curve as Curve, secret: row.key_secret },
+  }
+}

@@ -1,0 +1,90 @@
+/** Sessions and app passwords in SQL. */
+import { type Db, isUniqueViolation } from '@millisky/server/db/db'
+import type { PdsSchema, SessionTable } from './schema.ts'
+import { type Session, type SessionStore, Taken } from './store.ts'
+
+export function createSessionStore(db: Db<PdsSchema>): SessionStore {
+  const { kysely } = db
+  const byId = db.prepare((id: string) => kysely.selectFrom('session').selectAll().where('id', '=', id))
+  return {
+    async add(session) {
+      await db.transaction(tx => tx.kysely.insertInto('session').values(rowOf(session)).execute())
+    },
+    async byId(id) {
+      const row = await db.get(byId, [id])
+      return row ? sessionOf(row) : null
+    },
+    rotate: (id, next, graceUntil) =>
+      db.transaction(async tx => {
+        const { kysely } = tx
+        // Marking and asking in one statement: of two that come at once, one marks and the other finds the mark.
+        const marked = await kysely
+          .updateTable('session')
+          .set(eb => ({
+            next: next.id,
+            expires_at: eb.case().when('expires_at', '<', graceUntil).then(eb.ref('expires_at')).else(graceUntil).end(),
+          }))
+          .where('id', '=', id)
+          .where('next', 'is', null)
+          .returning('id')
+          .executeTakeFirst()
+        if (marked) {
+          await kysely.insertInto('session').values(rowOf(next)).execute()
+          return next.id
+        }
+        const found = await kysely.selectFrom('session').select('next').where('id', '=', id).executeTakeFirst()
+        return found?.next ?? null
+      }),
+    async remove(id) {
+      await db.transaction(tx => tx.kysely.deleteFrom('session').where('id', '=', id).execute())
+    },
+    async removeOf(account, appPassword) {
+      await db.transaction(async tx => {
+        const all = tx.kysely.deleteFrom('session').where('account', '=', account)
+        await (appPassword === undefined ? all : all.where('app_password', '=', appPassword)).execute()
+      })
+    },
+    removeExpired: now =>
+      db.transaction(async tx => {
+        const done = await tx.kysely.deleteFrom('session').where('expires_at', '<', now).executeTakeFirst()
+        return Number(done.numDeletedRows)
+      }),
+    async addAppPassword(account, { name, password, privileged, createdAt }) {
+      const row = { account, name, password, privileged: Number(privileged), created_at: createdAt }
+      try {
+        await db.transaction(tx => tx.kysely.insertInto('app_password').values(row).execute())
+      } catch (error) {
+        throw isUniqueViolation(error) ? new Taken('name') : error
+      }
+    },
+    async appPasswords(account) {
+      const rows = await kysely
+        .selectFrom('app_password')
+        .selectAll()
+        .where('account', '=', account)
+        .orderBy('created_at')
+        .orderBy('name')
+        .execute()
+      return rows.map(({ name, password, privileged, created_at }) => {
+        return { name, password, privileged: privileged === 1, createdAt: created_at }
+      })
+    },
+    removeAppPassword: (account, name) =>
+      db.transaction(async tx => {
+        const { kysely } = tx
+        await kysely.deleteFrom('session').where('account', '=', account).where('app_password', '=', name).execute()
+        const gone = kysely.deleteFrom('app_password').where('account', '=', account).where('name', '=', name)
+        return (await gone.executeTakeFirst()).numDeletedRows > 0n
+      }),
+  }
+}
+
+function rowOf(session: Session): SessionTable {
+  const { id, account, createdAt, expiresAt, next, appPassword } = session
+  return { id, account, created_at: createdAt, expires_at: expiresAt, next, app_password: appPassword }
+}
+
+function sessionOf(row: SessionTable): Session {
+  const { id, account, created_at, expires_at, next, app_password } = row
+  return { id, account, createdAt: created_at, expiresAt: expires_at, next, appPassword: app_password }
+}
