@@ -75,6 +75,11 @@ export const PLC_KEY_LENGTH_MAX = 256
 /** An operation can be nullified this long after its time. Source: did:plc spec. */
 export const PLC_RECOVERY_MS = 72 * 3_600_000
 
+/** A DID document fetched from anywhere; one of did:plc has at most about 8,000. No source names a limit. */
+export const DID_DOCUMENT_BYTES_MAX = 262_144
+/** What a handle's well-known file may hold: a DID and white space around it. No source names a limit. */
+export const HANDLE_ANSWER_BYTES_MAX = 4_096
+
 /** A service-auth token; a real one has 400 to 600 characters. No source names a limit. */
 export const JWT_LENGTH_MAX = 8_192
 
