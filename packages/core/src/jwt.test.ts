@@ -144,7 +144,9 @@ test('any text is a token or refused', () => {
   const mutated = fc
     .tuple(fc.nat(good.length), fc.string({ unit: 'binary', maxLength: 3 }))
     .map(([at, text]) => good.slice(0, at) + text + good.slice(at + text.length))
-  const forged = fc.tuple(fc.jsonValue(), fc.jsonValue()).map(([h, p]) => forge(JSON.stringify(h), JSON.stringify(p)))
+  const forged = fc
+    .tuple(fc.jsonValue({ maxDepth: 2 }), fc.jsonValue({ maxDepth: 2 }))
+    .map(([h, p]) => forge(JSON.stringify(h), JSON.stringify(p)))
   fc.assert(
     fc.property(fc.oneof(mutated, forged, fc.string({ unit: 'binary' })), token => {
       try {
@@ -154,6 +156,6 @@ test('any text is a token or refused', () => {
         assert.ok(error instanceof Refused && error.status === 401, String(error))
       }
     }),
-    { numRuns: 300 },
+    { numRuns: 150 },
   )
 })

@@ -71,7 +71,7 @@ test('anything at all ends in true, false or Malformed', () => {
         else assert.throws(() => (typeof value === 'string' ? parse(value) : parse(String(Symbol.iterator))), Malformed)
       }
     }),
-    { numRuns: 200 },
+    { numRuns: 100 },
   )
 })
 
