@@ -142,20 +142,30 @@ test('the algorithm is that of the key, and the signature raw and low-S', () => 
 test('any text is a token or refused', () => {
   const good = signServiceJwt(claims, k256)
   const mutated = fc
-    .tuple(fc.nat(good.length), fc.string({ unit: 'binary', maxLength: 3 }))
+    .tuple(
+      fc.nat(good.length),
+      fc.uint16Array({ maxLength: 3 }).map(codes => String.fromCharCode(...codes)),
+    )
     .map(([at, text]) => good.slice(0, at) + text + good.slice(at + text.length))
   const forged = fc
     .tuple(fc.jsonValue({ maxDepth: 2 }), fc.jsonValue({ maxDepth: 2 }))
     .map(([h, p]) => forge(JSON.stringify(h), JSON.stringify(p)))
   fc.assert(
-    fc.property(fc.oneof(mutated, forged, fc.string({ unit: 'binary' })), token => {
-      try {
-        checkServiceJwt(readServiceJwt(token), expect, k256.publicKey)
-        assert.equal(token, good)
-      } catch (error) {
-        assert.ok(error instanceof Refused && error.status === 401, String(error))
-      }
-    }),
+    fc.property(
+      fc.oneof(
+        mutated,
+        forged,
+        fc.uint16Array({ maxLength: 20 }).map(codes => String.fromCharCode(...codes)),
+      ),
+      token => {
+        try {
+          checkServiceJwt(readServiceJwt(token), expect, k256.publicKey)
+          assert.equal(token, good)
+        } catch (error) {
+          assert.ok(error instanceof Refused && error.status === 401, String(error))
+        }
+      },
+    ),
     { numRuns: 150 },
   )
 })
