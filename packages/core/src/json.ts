@@ -78,16 +78,15 @@ export function checkData(value: Value, options?: JsonOptions): void {
   const depthMax = Math.min(options?.depthMax ?? DATA_DEPTH_MAX, DEPTH_MAX)
   let level: Value[] = [value]
   for (let depth = 0; level.length > 0; depth++) {
-    const next: Value[] = []
+    const below: Value[] = []
     for (const item of level) {
-      if (Array.isArray(item)) for (const child of item) next.push(child)
-      else if (isObj(item)) {
-        checkObject(item)
-        for (const key of Object.keys(item)) next.push(item[key]!)
-      }
+      const isMap = isObj(item)
+      if (!isMap && !Array.isArray(item)) continue
+      if (depth >= depthMax) throw new Malformed('nested too deep')
+      if (isMap) checkObject(item)
+      for (const child of isMap ? Object.values(item) : item) below.push(child)
     }
-    if (depth > depthMax) throw new Malformed('nested too deep')
-    level = next
+    level = below
   }
 }
 
