@@ -45,19 +45,20 @@ export class Node {
    * keys' order, syntax and compression, one height for all keys, no subtrees below the bottom layer.
    *
    * `layer` is the one that its place in the tree demands, needed for a node without keys; without it the first key
-   * decides. `heights: 'first'` trusts that the other keys have the height of the first: see {@link Loader}.
+   * decides. `heights: 'first'` trusts that the other keys have the height of the first, `'root'` that they have that of
+   * their place where one is given: see {@link Loader}.
    * That the bytes hash to `cid` is not checked.
    * @throws Malformed
    */
-  static decode(bytes: Uint8Array, options: { cid?: Cid; layer?: number; heights?: 'all' | 'first' } = {}): Node {
+  static decode(bytes: Uint8Array, options: { cid?: Cid; layer?: number; heights?: Heights } = {}): Node {
     const { keys, values, links } = decodeNode(bytes)
     const first = keys[0]
     let layer = options.layer
     if (first !== undefined) {
-      const height = heightOfKey(first)
+      const height = layer !== undefined && options.heights === 'root' ? layer : heightOfKey(first)
       if (layer !== undefined && layer !== height) throw new Malformed('MST node on the wrong layer')
       layer = height
-      if (options.heights !== 'first') {
+      if (options.heights === undefined || options.heights === 'all') {
         for (let i = 1; i < keys.length; i++) {
           if (keyHeight(keys[i]!) !== height) throw new Malformed('MST keys of different heights in one node')
         }
@@ -163,23 +164,27 @@ export function cidOf(child: Child): Cid | null {
   return child instanceof Node ? child.cid : child
 }
 
+/** Which keys' heights are checked when nodes are loaded: all, the first of each node, or the first of the root. */
+export type Heights = 'all' | 'first' | 'root'
+
 /** How much of the keys' heights is checked when nodes are loaded: see {@link Loader}. */
 export interface LoadOptions {
   /** `'all'` if left out. */
-  heights?: 'all' | 'first'
+  heights?: Heights
 }
 
 /**
  * Loads nodes from a block source and checks each against its place in the tree: exactly one layer below its parent, keys
  * between the parent's, not empty. So a walk cannot go deeper than the root is high, and meets no block twice.
  *
- * Checking every key's height costs a hash for each, most of the cost of loading. With `heights: 'first'` only
- * the first of each node is checked. That suffices for nodes out of one's own storage, and for inversion: edits refuse
- * an edited key on a wrong layer, and keys not edited stand in the previous tree as they do in this one.
+ * Checking every key's height costs a hash for each, most of the cost of loading. With `heights: 'first'` keys are
+ * believed to have the height of the layer they stand on, counted from the first key of the root. That suffices for nodes
+ * out of one's own storage, and for inversion to a tree known to be right: edits refuse an edited key on a wrong layer,
+ * and all others stand in the tree before as they do in this one.
  */
 export class Loader {
   readonly blocks: BlockSource
-  readonly heights: 'all' | 'first'
+  readonly heights: Heights
 
   constructor(blocks: BlockSource, { heights = 'all' }: LoadOptions = {}) {
     this.blocks = blocks

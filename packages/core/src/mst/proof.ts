@@ -3,7 +3,7 @@ import type { Block, BlockSource } from '../blocks.ts'
 import { Blocks } from '../blocks.ts'
 import { type Cid, hashMatches } from '../cid.ts'
 import { Malformed } from '../errors.ts'
-import { Tree } from './tree.ts'
+import { keyHeight, Tree } from './tree.ts'
 import { cover } from './walk.ts'
 
 /**
@@ -61,6 +61,9 @@ export interface Op {
  * Deletions are undone first, then the rest by path, as others do: in a partial tree the order can decide which blocks
  * are needed.
  *
+ * If the tree before is known to be right and nothing is thrown, this tree is right too where it was seen, even if loaded
+ * with `heights: 'first'`.
+ *
  * @throws Malformed when the operations are not what led to this tree, MissingBlock when a needed node is absent.
  * Source: atproto.com/specs/sync; reference algorithm of protocol 1.1.
  */
@@ -77,5 +80,9 @@ export function invert(tree: Tree, ops: readonly Op[]): Tree {
     else if (cid !== null) before = before.delete(path)
     else throw new Malformed(`operation without a value: ${path}`)
   }
+  // Where heights are not checked all layers are counted from a key of this tree's root, which may be one that was not
+  // there before: without this look a new key could stand beside old ones of another height.
+  const { layer, keys } = before.rootNode
+  if (keys.length > 0 && keyHeight(keys[0]!) !== layer) throw new Malformed('MST keys on the wrong layer')
   return before
 }

@@ -110,7 +110,7 @@ export function* listRange(root: Node, range: Range, loader: Loader): Generator<
     while (node !== null) {
       const i: number = step > 0 ? node.lowerBound(from) : node.lowerBound(end)
       frames.push({ node, at: step > 0 ? i : i - 1, low, high })
-      const child: Node | null = loader.peek(node, i, low, high)
+      const child: Node | null = step > 0 && node.keys[i] === from ? null : loader.peek(node, i, low, high)
       low = lowOf(node, i, low)
       high = highOf(node, i, high)
       node = child
