@@ -11,7 +11,7 @@ export function createBlobStore(db: Db<PdsSchema>): BlobStore {
   return { ...held(db), ...listed(db) }
 }
 
-function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'removeLoose'> {
+function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | 'removeLoose'> {
   const { kysely } = db
   const get = db.prepare((account: number, cid: Uint8Array) =>
     kysely.selectFrom('blob').selectAll().where('account', '=', account).where('cid', '=', cid),
@@ -40,6 +40,11 @@ function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'removeLoose'>
           )
           .execute()
         return blobOf((await tx.get(get, [account, cid.bytes]))!)
+      }),
+    takedown: (account, cid, reference) =>
+      db.transaction(async tx => {
+        const update = tx.kysely.updateTable('blob').set({ takedown: reference }).where('account', '=', account)
+        return (await update.where('cid', '=', cid.bytes).executeTakeFirst()).numUpdatedRows > 0n
       }),
     removeLoose: (account, cid, cutoff) =>
       db.transaction(async tx => {

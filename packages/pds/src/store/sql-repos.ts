@@ -166,19 +166,23 @@ async function findBlocks(db: Db<PdsSchema>, s: RepoReads, account: AccountId, c
   return found
 }
 
-async function snapshotOf(view: Executor<PdsSchema>, s: RepoReads, account: AccountId): Promise<RepoSnapshot> {
-  const row = await view.get(s.commit, [account])
+async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: AccountId): Promise<RepoSnapshot> {
+  const row = await view.get(reads.commit, [account])
   if (!row) throw new Error(`no repository of account ${account}`)
   const commit = Cid.fromBytes(row.cid)
   return {
     commit: { cid: commit, bytes: row.bytes },
     head: { did: row.did as Did, commit, rev: row.rev as Tid, data: Cid.fromBytes(row.data) },
     node(cid) {
-      const found = view.get(s.node, [account, cid.bytes])
+      const found = view.get(reads.node, [account, cid.bytes])
       return found instanceof Promise ? found.then(row => nodeOf(cid, row)) : nodeOf(cid, found)
     },
+    record(path) {
+      const row = view.get(reads.record, [account, path])
+      return row instanceof Promise ? row.then(row => (row ? recordOf(row) : null)) : row ? recordOf(row) : null
+    },
     records(after, limit) {
-      const rows = view.all(s.recordsAfter, [account, after, limit])
+      const rows = view.all(reads.recordsAfter, [account, after, limit])
       return rows instanceof Promise ? rows.then(rows => rows.map(recordOf)) : rows.map(recordOf)
     },
   }

@@ -300,6 +300,7 @@ export interface RepoSnapshot {
   head: Head
   /** With the rev that made it. @throws Error if it is not there */
   node(cid: Cid): Awaitable<{ rev: Tid; bytes: Uint8Array }>
+  record(path: string): Awaitable<StoredRecord | null>
   /** In path order, `after` excluded. */
   records(after: string, limit: number): Awaitable<StoredRecord[]>
 }
@@ -324,6 +325,8 @@ export interface BlobStore {
   /** Referred to, but not here. In order of CID, `after` excluded. */
   missing(account: AccountId, list: { after?: Cid; limit: number }): Promise<{ cid: Cid; path: RepoPath }[]>
   counts(account: AccountId): Promise<{ referenced: number; present: number }>
+  /** The moderator's reference, or null for lifting it; returns whether there is such a blob. */
+  takedown(account: AccountId, cid: Cid, reference: string | null): Promise<boolean>
   /** Loose since before `cutoff`. */
   loose(cutoff: number, limit: number): Promise<{ account: AccountId; did: Did; blob: StoredBlob }[]>
   /** Removes the row if it is still loose since before `cutoff`; returns whether it did. */

@@ -1,0 +1,179 @@
+/**
+ * Blobs: bytes that records refer to, kept beside the database.
+ *
+ * A blob belongs to one account. Its life: uploaded (private, collected after a grace if nothing refers to it) → referred
+ * to by a record (public) → loose again when the last such record goes. What is known about it is the store's; here are
+ * the bytes, behind a driver with a handful of operations.
+ */
+import { createHash } from 'node:crypto'
+import type { Readable } from 'node:stream'
+import { Cid, CODEC_RAW } from '@millisky/core/cid'
+import { Refused } from '@millisky/core/errors'
+import type { Did } from '@millisky/core/syntax'
+import type { Lanes } from '@millisky/server/lanes'
+import type { RawInput } from '@millisky/server/xrpc'
+import { fileTypeFromBuffer } from 'file-type'
+import { type Store, type StoredBlob, statusOf } from './store/store.ts'
+
+/** Bytes at the start that tell a file's type. Source: file-type's own sample size. */
+const SAMPLE_BYTES = 4_100
+/** The protocol's firm minimum before an unreferenced blob may go. Source: blob spec. */
+export const BLOB_GRACE_MS_MIN = 3_600_000
+const COLLECT_AT_ONCE = 500
+
+/** Part of a blob: both ends included. */
+export interface ByteRange {
+  start: number
+  end: number
+}
+
+/** Where blobs' bytes lie. Operations of one account's blobs do not overlap, see `Lanes`. */
+export interface BlobDriver {
+  /** Takes bytes into a private place under a name of its own, durably. Cleans up if `body` fails. */
+  stage(body: AsyncIterable<Uint8Array>): Promise<string>
+  /** Makes staged bytes a blob of the account, durably. If it is there already, nothing happens. */
+  keep(staged: string, did: Did, cid: Cid): Promise<void>
+  /** Lets staged bytes go. */
+  discard(staged: string): Promise<void>
+  /** Null if it is not there. The caller consumes or destroys the stream. */
+  open(did: Did, cid: Cid, range?: ByteRange): Promise<Readable | null>
+  /** Nothing happens if it is not there. */
+  remove(did: Did, cid: Cid): Promise<void>
+  /** All blobs of an account. */
+  removeAll(did: Did): Promise<void>
+  /** Staged before `cutoff` (milliseconds since 1970) and never kept: left by a crash. */
+  stale(cutoff: number): Promise<string[]>
+}
+
+export interface BlobsParts {
+  driver: BlobDriver
+  store: Store
+  lanes: Lanes
+  now: () => number
+  /** Largest upload. */
+  bytesMax: number
+  /** How long a blob that nothing refers to is kept; at least an hour. */
+  graceMs: number
+}
+
+/** What a collection removed, or would remove. */
+export interface Collected {
+  blobs: number
+  bytes: number
+  staged: number
+}
+
+export class Blobs {
+  readonly bytesMax: number
+  readonly #parts: BlobsParts
+
+  constructor(parts: BlobsParts) {
+    this.#parts = parts
+    this.bytesMax = parts.bytesMax
+  }
+
+  /**
+   * Stores an upload as a loose blob of the account. The type found in the bytes beats the one declared.
+   * @throws Refused 413 from the body, AccountTakedown
+   */
+  async upload(
+    did: Did,
+    { body, encoding, size: announced }: Pick<RawInput, 'body' | 'encoding' | 'size'>,
+  ): Promise<StoredBlob> {
+    const { driver, store, lanes, now } = this.#parts
+    const meter = new Meter()
+    const staged = await driver.stage(meter.through(body))
+    try {
+      if (announced !== undefined && announced !== meter.size) {
+        throw new Refused('InvalidRequest', `Content-Length says ${announced} bytes, ${meter.size} came`)
+      }
+      const mimeType = (await meter.sniff()) ?? declared(encoding)
+      const cid = meter.cid()
+      return await lanes.run(did, async () => {
+        const account = await store.accounts.byDid(did)
+        if (!account) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+        if (statusOf(account) === 'takendown') {
+          throw new Refused('AccountTakedown', 'Account has been taken down', 401)
+        }
+        const known = await store.blobs.get(account.id, cid)
+        if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been taken down, cannot be uploaded again')
+        await driver.keep(staged, did, cid)
+        return await store.blobs.put(account.id, { cid, mimeType, size: meter.size }, now())
+      })
+    } finally {
+      await driver.discard(staged)
+    }
+  }
+
+  /** The bytes, all or a part. */
+  open(did: Did, cid: Cid, range?: ByteRange): Promise<Readable | null> {
+    return this.#parts.driver.open(did, cid, range)
+  }
+
+  /** After an account is gone. */
+  removeAll(did: Did): Promise<void> {
+    return this.#parts.driver.removeAll(did)
+  }
+
+  /** Removes blobs that nothing has referred to for the grace, and what crashes left behind; or only counts them. */
+  async collect({ dryRun = false }: { dryRun?: boolean } = {}): Promise<Collected> {
+    const { driver, store, now } = this.#parts
+    const cutoff = now() - Math.max(this.#parts.graceMs, BLOB_GRACE_MS_MIN)
+    const sum: Collected = { blobs: 0, bytes: 0, staged: 0 }
+    for (;;) {
+      const loose = await store.blobs.loose(cutoff, dryRun ? Number.MAX_SAFE_INTEGER : COLLECT_AT_ONCE)
+      for (const { account, did, blob } of loose) {
+        if (!dryRun && !(await this.#collectOne(account, did, blob.cid, cutoff))) continue
+        sum.blobs++
+        sum.bytes += blob.size
+      }
+      if (dryRun || loose.length < COLLECT_AT_ONCE) break
+    }
+    const stale = await driver.stale(cutoff)
+    sum.staged = stale.length
+    if (!dryRun) for (const staged of stale) await driver.discard(staged)
+    return sum
+  }
+
+  /** The row goes first: bytes without a row are garbage, a row without bytes would be a lie. */
+  #collectOne(account: number, did: Did, cid: Cid, cutoff: number): Promise<boolean> {
+    const { driver, store, lanes } = this.#parts
+    return lanes.run(did, async () => {
+      if (!(await store.blobs.removeLoose(account, cid, cutoff))) return false
+      await driver.remove(did, cid)
+      return true
+    })
+  }
+}
+
+function declared(encoding: string): string {
+  return encoding === '' || encoding === '*/*' ? 'application/octet-stream' : encoding
+}
+
+/** Hashes and counts what flows through, and keeps the beginning. */
+class Meter {
+  size = 0
+  readonly #hash = createHash('sha256')
+  readonly #sample: Uint8Array[] = []
+  #sampled = 0
+
+  async *through(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of body) {
+      this.#hash.update(chunk)
+      this.size += chunk.length
+      if (this.#sampled < SAMPLE_BYTES) {
+        this.#sample.push(chunk.slice(0, SAMPLE_BYTES - this.#sampled))
+        this.#sampled += this.#sample.at(-1)!.length
+      }
+      yield chunk
+    }
+  }
+
+  cid(): Cid {
+    return Cid.fromDigest(CODEC_RAW, this.#hash.digest())
+  }
+
+  async sniff(): Promise<string | undefined> {
+    return (await fileTypeFromBuffer(Buffer.concat(this.#sample)))?.mime
+  }
+}

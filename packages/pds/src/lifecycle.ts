@@ -1,0 +1,123 @@
+/**
+ * The stations of an account's life, each with the events it makes, in their order, in the same transaction.
+ *
+ * Source: protocol.md's table of producer sequences, column of the reference PDS.
+ */
+import { Blocks } from '@millisky/core/blocks'
+import { Refused } from '@millisky/core/errors'
+import { accountEvent, commitEvent, identityEvent, syncEvent } from '@millisky/core/event'
+import { apply } from '@millisky/core/repo'
+import type { Did, Handle } from '@millisky/core/syntax'
+import { datetime, pending, type Repos } from './repos.ts'
+import { type Account, type AccountPatch, type PendingEvent, type StoredKey, statusOf } from './store/store.ts'
+
+export interface OpenAccount {
+  did: Did
+  handle: Handle | null
+  email: string | null
+  /** PHC string. */
+  password: string | null
+  key: StoredKey
+  invite?: string
+  /** Arrives by migration: no events until it is activated. */
+  deactivated?: boolean
+}
+
+export class Lifecycle {
+  readonly #repos: Repos
+
+  constructor(repos: Repos) {
+    this.#repos = repos
+  }
+
+  /** Makes an account with an empty repository. @throws Taken, Refused InvalidInviteCode */
+  open({ deactivated = false, ...account }: OpenAccount): Promise<Account> {
+    const { did, handle } = account
+    return this.#repos.lanes.run(did, async () => {
+      const now = this.#repos.now()
+      const time = datetime(now)
+      const key = this.#repos.signingKey(account.key)
+      const change = apply({ did, head: null, blocks: new Blocks(), writes: [], rev: this.#repos.nextRev(), key })
+      const { head, commit, nodes } = change
+      const events = [
+        identityEvent({ did, handle }, time),
+        accountEvent({ did, active: true }, time),
+        commitEvent(change, time),
+        syncEvent({ did, rev: head.rev, commit }, time),
+      ]
+      return this.#repos.store.accounts.create(
+        { ...account, createdAt: now, deactivatedAt: deactivated ? now : null, repo: { head, commit, nodes } },
+        deactivated ? [] : events.map(event => pending(did, event)),
+      )
+    })
+  }
+
+  /** The account goes live, here for the first time or again. */
+  activate(did: Did): Promise<void> {
+    return this.#change(did, { deactivatedAt: null, deleteAfter: null }, async after => {
+      const time = this.#time()
+      const events = [this.#accountEvent(after), pending(did, identityEvent(after, time))]
+      if (statusOf(after) !== 'active') return events
+      const state = (await this.#repos.store.repos.state(did))!
+      const commit = (await this.#repos.store.repos.commitBlock(after.id))!
+      return [...events, pending(did, syncEvent({ did, rev: state.head.rev, commit }, time))]
+    })
+  }
+
+  /** The owner pauses the account. */
+  deactivate(did: Did, deleteAfter: number | null = null): Promise<void> {
+    const patch = { deactivatedAt: this.#repos.now(), deleteAfter }
+    return this.#change(did, patch, async after => [this.#accountEvent(after)])
+  }
+
+  /** The moderator takes the account down under a reference, or null for lifting that. */
+  takedown(did: Did, reference: string | null): Promise<void> {
+    return this.#change(did, { takedown: reference }, async after => [this.#accountEvent(after)])
+  }
+
+  suspend(did: Did, suspended: boolean): Promise<void> {
+    const patch = { suspendedAt: suspended ? this.#repos.now() : null }
+    return this.#change(did, patch, async after => [this.#accountEvent(after)])
+  }
+
+  /** The identity has another handle, or was asked to be announced again. @throws Taken */
+  setHandle(did: Did, handle: Handle | null): Promise<void> {
+    return this.#change(did, { handle }, async after => [pending(did, identityEvent(after, this.#time()))])
+  }
+
+  /** Asks everybody to look the identity up again. */
+  announceIdentity(did: Did): Promise<void> {
+    return this.#change(did, {}, async after => [pending(did, identityEvent(after, this.#time()))])
+  }
+
+  /** The account and all it has is gone from here. The bytes of its blobs are the caller's to remove. */
+  remove(did: Did): Promise<void> {
+    return this.#repos.lanes.run(did, async () => {
+      const account = await this.#repos.store.accounts.byDid(did)
+      if (!account) return
+      const event = accountEvent({ did, active: false, status: 'deleted' }, this.#time())
+      await this.#repos.store.accounts.remove(account.id, [pending(did, event)])
+    })
+  }
+
+  #change(did: Did, patch: AccountPatch, eventsOf: (after: Account) => Promise<PendingEvent[]>): Promise<void> {
+    return this.#repos.lanes.run(did, async () => {
+      const before = await this.#repos.store.accounts.byDid(did)
+      if (!before) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+      const { key: _key, password: _password, ...visible } = patch
+      const after = { ...before, ...visible }
+      await this.#repos.store.accounts.update(before.id, patch, await eventsOf(after))
+    })
+  }
+
+  #time() {
+    return datetime(this.#repos.now())
+  }
+
+  #accountEvent(account: Account): PendingEvent {
+    const { did } = account
+    const status = statusOf(account)
+    const event = status === 'active' ? { did, active: true } : { did, active: false, status }
+    return pending(did, accountEvent(event, this.#time()))
+  }
+}

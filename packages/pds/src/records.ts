@@ -1,0 +1,192 @@
+/**
+ * What may be written as a record: `$type`, record key, schema where one is known, blobs, and no legacy forms.
+ *
+ * Source: protocol.md's write-path rules: data model and lexicon specs for the rules, the reference PDS for names and
+ * messages.
+ */
+import type { l } from '@atproto/lex-schema'
+import { encode, type Obj, type Value } from '@millisky/core/cbor'
+import { Cid, CODEC_RAW } from '@millisky/core/cid'
+import { Refused } from '@millisky/core/errors'
+import { records as schemas } from '@millisky/core/lexicon/gen/records'
+import { isAtUri, isDid, isRkey, type Nsid, type Rkey } from '@millisky/core/syntax'
+
+/** `true`: the schema must be known and fit. `false`: the data model only. Absent: the schema must fit if it is known. */
+export type ValidateMode = boolean | undefined
+export type ValidationStatus = 'valid' | 'unknown'
+
+/** A blob as a record refers to it. */
+export interface BlobUse {
+  cid: Cid
+  mimeType: string
+  size: number
+}
+
+/** A record that may be written, encoded. */
+export interface PreparedRecord {
+  rkey: Rkey
+  /** `collection/rkey` */
+  path: string
+  cid: Cid
+  bytes: Uint8Array
+  blobs: BlobUse[]
+  /** What it likes, reposts, follows or blocks. */
+  subject: string | null
+  /** Absent if validation was not wanted. */
+  validationStatus?: ValidationStatus
+}
+
+export interface RecordInput {
+  collection: Nsid
+  /** One is made if absent: what the schema fixes, or `nextRkey()`. */
+  rkey?: string | undefined
+  record: Obj
+  validate: ValidateMode
+  nextRkey: () => Rkey
+}
+
+/** Checks and encodes one record. `record` gets its `$type` if it has none. @throws Refused, Malformed */
+export function prepareRecord({ collection, rkey: given, record, validate, nextRkey }: RecordInput): PreparedRecord {
+  const value = withType(collection, record)
+  const schema = schemas.get(collection)
+  const rkey = given ?? fixedKey(schema) ?? nextRkey()
+  if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
+  const blobs = findBlobs(value)
+  const bytes = encode(value)
+  const prepared: PreparedRecord = {
+    rkey,
+    path: `${collection}/${rkey}`,
+    cid: Cid.ofCbor(bytes),
+    bytes,
+    blobs,
+    subject: subjectOf(collection, value),
+  }
+  if (validate !== false) prepared.validationStatus = validateRecord(collection, rkey, value, schema, validate === true)
+  return prepared
+}
+
+const invalid = (message: string) => new Refused('InvalidRequest', message)
+
+function withType(collection: Nsid, record: Obj): Obj {
+  const type = record.$type
+  if (type === undefined) return { $type: collection, ...record }
+  if (type !== collection) throw invalid(`Invalid $type: expected ${collection}, got ${shown(type)}`)
+  return record
+}
+
+const shown = (value: Value) => (typeof value === 'string' ? value.slice(0, 320) : typeof value)
+
+/** The key that the schema allows alone, such as `self`. */
+function fixedKey(schema: l.RecordSchema | undefined): string | undefined {
+  const key = schema?.key
+  return key?.startsWith('literal:') ? key.slice('literal:'.length) : undefined
+}
+
+function validateRecord(
+  collection: Nsid,
+  rkey: Rkey,
+  value: Obj,
+  schema: l.RecordSchema | undefined,
+  mustBeKnown: boolean,
+): ValidationStatus {
+  if (!schema) {
+    if (mustBeKnown) throw invalid(`Unknown lexicon type: ${collection}`)
+    return 'unknown'
+  }
+  const result = schema.safeValidate(value)
+  if (!result.success) throw schemaRefusal(collection, value, result.reason)
+  if (!schema.keySchema.safeValidate(rkey).success) throw invalid(`Invalid record key for ${collection}: ${rkey}`)
+  return 'valid'
+}
+
+/** What a schema has against a blob has names of its own, so that clients can tell people. */
+function schemaRefusal(collection: Nsid, record: Obj, reason: l.LexValidationError): Refused {
+  const message = `Invalid ${collection} record: ${reason.message}`
+  for (const issue of reason.issues) {
+    const { code, path } = issue
+    if (code === 'too_big' && isBlob(at(record, path))) return new Refused('InvalidSize', message)
+    if (code === 'invalid_value' && path.at(-1) === 'mimeType' && isBlob(at(record, path.slice(0, -1)))) {
+      return new Refused('InvalidMimeType', message)
+    }
+  }
+  return invalid(message)
+}
+
+function at(value: Value, path: readonly PropertyKey[]): Value | undefined {
+  let found: unknown = value
+  for (const step of path) found = (found as Record<PropertyKey, unknown> | undefined)?.[step]
+  return found as Value | undefined
+}
+
+const isBlob = (value: Value | undefined): boolean =>
+  typeof value === 'object' && value !== null && '$type' in value && value.$type === 'blob'
+
+/**
+ * The blobs a record refers to, wherever they are in it, each CID once.
+ * @throws Refused for the legacy form, and for something that says it is a blob and is not one
+ */
+export function findBlobs(record: Obj): BlobUse[] {
+  let found: Map<string, BlobUse> | undefined
+  const stack: (Obj | Value[])[] = [record]
+  for (let next = stack.pop(); next; next = stack.pop()) {
+    if (Array.isArray(next)) {
+      for (const value of next) if (isContainer(value)) stack.push(value)
+      continue
+    }
+    if (next.$type === 'blob') {
+      const use = blobUse(next)
+      found ??= new Map()
+      found.set(use.cid.key, use)
+      continue
+    }
+    let keys = 0
+    for (const key in next) {
+      keys++
+      const value = next[key]!
+      if (isContainer(value)) stack.push(value)
+    }
+    if (keys === 2 && isLegacyBlob(next))
+      throw invalid('Legacy blob references cannot be written: use the $type "blob"')
+  }
+  return found ? [...found.values()] : []
+}
+
+const isContainer = (value: Value): value is Obj | Value[] =>
+  typeof value === 'object' && value !== null && !(value instanceof Cid) && !(value instanceof Uint8Array)
+
+function blobUse({ ref, mimeType, size }: Obj): BlobUse {
+  if (!(ref instanceof Cid && ref.isBlessed && ref.code === CODEC_RAW)) {
+    throw invalid('Invalid blob reference: ref must be a link to a raw block')
+  }
+  if (typeof mimeType !== 'string' || mimeType === '') throw invalid('Invalid blob reference: mimeType must be a text')
+  if (typeof size !== 'number' || size < 0) throw invalid('Invalid blob reference: size must be a number of bytes')
+  return { cid: ref, mimeType, size }
+}
+
+function isLegacyBlob({ cid, mimeType }: Obj): boolean {
+  if (typeof cid !== 'string' || typeof mimeType !== 'string' || mimeType === '') return false
+  try {
+    Cid.parse(cid)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Collections in which an account has at most one record about the same thing. */
+const SUBJECTS: Readonly<Record<string, 'did' | 'record'>> = {
+  'app.bsky.feed.like': 'record',
+  'app.bsky.feed.repost': 'record',
+  'app.bsky.graph.follow': 'did',
+  'app.bsky.graph.block': 'did',
+}
+
+/** What a like, repost, follow or block is about: the URI of a record, or a DID. */
+export function subjectOf(collection: Nsid, record: Obj): string | null {
+  const kind = SUBJECTS[collection]
+  if (kind === undefined) return null
+  const { subject } = record
+  if (kind === 'did') return isDid(subject) ? subject : null
+  if (subject === undefined || !isContainer(subject) || Array.isArray(subject)) return null
+  return isAtUri(subject.uri) ? subject.uri : null
+}

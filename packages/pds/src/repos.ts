@@ -1,0 +1,269 @@
+/**
+ * Writing to repositories: from wishes to a stored commit and its event.
+ *
+ * Everything that changes an account runs in that account's lane, one after the other. A write reads the head, checks the
+ * swaps against it, has core compute the change, and stores all of it in one transaction; its promise resolves when that
+ * is durable.
+ */
+import type { Obj } from '@millisky/core/cbor'
+import type { Cid } from '@millisky/core/cid'
+import { SigningKey } from '@millisky/core/crypto'
+import { Refused } from '@millisky/core/errors'
+import { commitEvent, type Event, encodeFrame } from '@millisky/core/event'
+import { apply, type Change, type Head, missing, type Write } from '@millisky/core/repo'
+import type { Datetime, Did, Nsid, Tid } from '@millisky/core/syntax'
+import type { TidClock } from '@millisky/core/tid'
+import type { Lanes } from '@millisky/server/lanes'
+import { NodeCache } from './nodes.ts'
+import type { BlobUse, PreparedRecord } from './records.ts'
+import {
+  HeadMoved,
+  type PendingEvent,
+  type RecordWrite,
+  type RepoState,
+  type Status,
+  type Store,
+  type StoredKey,
+} from './store/store.ts'
+
+/** One write as a caller wishes it. */
+export type WantedWrite =
+  /** `unique`: an older record of the collection about the same subject is removed in the same commit. */
+  | { action: 'create'; record: PreparedRecord; unique?: boolean }
+  | { action: 'update'; record: PreparedRecord }
+  /** Creates or updates; nothing happens if the record is there already, byte for byte. */
+  | { action: 'put'; record: PreparedRecord; swapRecord?: Cid | null }
+  /** `ifPresent`: nothing happens, whatever `swapRecord` says, if there is no such record. */
+  | { action: 'delete'; path: string; swapRecord?: Cid; ifPresent?: boolean }
+
+export interface WriteResult {
+  /** Null when there was nothing to change. */
+  commit: { cid: Cid; rev: Tid } | null
+}
+
+export interface ReposParts {
+  store: Store
+  /** Shared with everything else that changes accounts; keyed by DID. */
+  lanes: Lanes
+  tids: TidClock
+  /** Milliseconds since 1970. */
+  now: () => number
+  nodeCacheBytes?: number
+  /** Told after each commit, for asking relays to come. */
+  onCommit?: () => void
+}
+
+/** Another process may have moved the head; each attempt computes anew. */
+const ATTEMPTS_MAX = 4
+const KEYS_MAX = 2_000
+
+export class Repos {
+  readonly store: Store
+  readonly lanes: Lanes
+  readonly #tids: TidClock
+  readonly #now: () => number
+  readonly #nodes: NodeCache
+  readonly #keys = new Map<string, SigningKey>()
+  readonly #onCommit: (() => void) | undefined
+
+  constructor({ store, lanes, tids, now, nodeCacheBytes = 32 * 1024 * 1024, onCommit }: ReposParts) {
+    this.store = store
+    this.lanes = lanes
+    this.#tids = tids
+    this.#now = now
+    this.#nodes = new NodeCache(nodeCacheBytes)
+    this.#onCommit = onCommit
+  }
+
+  now(): number {
+    return this.#now()
+  }
+
+  /** A fresh record key. */
+  nextRkey(): Tid {
+    return this.#tids.next()
+  }
+
+  /** A fresh rev above what a repository stands at. */
+  nextRev(after?: Tid): Tid {
+    return this.#tids.next(after)
+  }
+
+  /**
+   * Applies writes in one commit.
+   *
+   * @param options.swapCommit the commit the caller believes to be the head
+   * @throws Refused InvalidSwap, BlobNotFound, InvalidMimeType, InvalidSize, AccountNotFound, AccountDeactivated …
+   */
+  write(did: Did, wanted: readonly WantedWrite[], options: { swapCommit?: Cid } = {}): Promise<WriteResult> {
+    return this.lanes.run(did, () => this.#writeInLane(did, wanted, options.swapCommit))
+  }
+
+  /** An empty commit: a new rev and signature over the same records, as after a change of key. */
+  resign(did: Did): Promise<WriteResult> {
+    return this.lanes.run(did, () => this.#attempt(did, state => this.#commit(state, [], [])))
+  }
+
+  /** The key that an account's commits are signed with. */
+  signingKey({ curve, secret }: StoredKey): SigningKey {
+    const name = `${curve} ${Buffer.from(secret).toString('latin1')}`
+    let key = this.#keys.get(name)
+    if (!key) {
+      key = SigningKey.fromPrivate(curve, secret)
+      for (const oldest of this.#keys.keys()) {
+        if (this.#keys.size < KEYS_MAX) break
+        this.#keys.delete(oldest)
+      }
+      this.#keys.set(name, key)
+    }
+    return key
+  }
+
+  #writeInLane(did: Did, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<WriteResult> {
+    return this.#attempt(did, async state => {
+      const planned = await this.#plan(state, wanted)
+      // An identical put or a delete of nothing is done already, whatever the head is: so a retry of it succeeds.
+      if (planned === null) return { commit: null }
+      if (swapCommit && !state.head.commit.equals(swapCommit)) {
+        throw new Refused('InvalidSwap', `Commit was at ${state.head.commit}`)
+      }
+      const { writes, records } = planned
+      return await this.#commit(state, writes, records)
+    })
+  }
+
+  async #attempt<T>(did: Did, attempt: (state: RepoState) => Promise<T>): Promise<T> {
+    for (let left = ATTEMPTS_MAX; ; left--) {
+      const state = await this.store.repos.state(did)
+      if (!state) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+      assertWritable(state.status)
+      try {
+        return await attempt(state)
+      } catch (error) {
+        if (!(error instanceof HeadMoved) || left === 1) throw error
+      }
+    }
+  }
+
+  /** What the wishes come to in the present state; null if nothing. */
+  async #plan(state: RepoState, wanted: readonly WantedWrite[]): Promise<Plan | null> {
+    const plan: Plan = { writes: [], records: [] }
+    for (const want of wanted) {
+      if (want.action === 'delete') {
+        if (await this.#isToDelete(state, want)) addDelete(plan, want.path)
+        continue
+      }
+      const action = want.action === 'put' ? await this.#putAction(state, want.record, want.swapRecord) : want.action
+      if (action === null) continue
+      if (want.action === 'create' && want.unique) await this.#removeOlder(state, plan, want.record)
+      await this.#checkBlobs(state, want.record.blobs)
+      addRecord(plan, action, want.record)
+    }
+    return plan.writes.length === 0 ? null : plan
+  }
+
+  async #isToDelete(state: RepoState, want: Extract<WantedWrite, { action: 'delete' }>): Promise<boolean> {
+    if (!want.ifPresent && want.swapRecord === undefined) return true
+    const current = await this.store.repos.record(state.account, want.path)
+    if (want.ifPresent && !current) return false
+    if (want.swapRecord !== undefined) assertSwap(current?.cid ?? null, want.swapRecord)
+    return true
+  }
+
+  async #putAction(
+    state: RepoState,
+    record: PreparedRecord,
+    swapRecord: Cid | null | undefined,
+  ): Promise<'create' | 'update' | null> {
+    const current = await this.store.repos.record(state.account, record.path)
+    if (current?.cid.equals(record.cid)) return null
+    if (swapRecord !== undefined) assertSwap(current?.cid ?? null, swapRecord)
+    return current ? 'update' : 'create'
+  }
+
+  async #removeOlder(state: RepoState, plan: Plan, { path, subject }: PreparedRecord): Promise<void> {
+    if (subject === null) return
+    const collection = path.slice(0, path.indexOf('/')) as Nsid
+    for (const older of await this.store.repos.recordsAbout(state.account, collection, subject)) {
+      if (older !== path) addDelete(plan, older)
+    }
+  }
+
+  async #checkBlobs(state: RepoState, blobs: readonly BlobUse[]): Promise<void> {
+    for (const { cid, mimeType, size } of blobs) {
+      const stored = await this.store.blobs.get(state.account, cid)
+      if (!stored || stored.takedown !== null) throw new Refused('BlobNotFound', `Could not find blob: ${cid}`)
+      if (stored.mimeType !== mimeType) {
+        const message = `Referenced Mimetype does not match stored mimetype. Expected: ${stored.mimeType}, Got: ${mimeType}`
+        throw new Refused('InvalidMimeType', message)
+      }
+      if (stored.size !== size) {
+        const message = `Referenced size does not match stored size. Expected: ${stored.size}, Got: ${size}`
+        throw new Refused('InvalidSize', message)
+      }
+    }
+  }
+
+  async #commit(state: RepoState, writes: Write[], records: RecordWrite[]): Promise<WriteResult> {
+    const { account, did, head } = state
+    const blocks = this.#nodes.of(account)
+    for (let wanted = missing(head, blocks, writes); wanted.length > 0; wanted = missing(head, blocks, writes)) {
+      const found = await this.store.repos.nodes(account, wanted)
+      // Somebody else has moved the tree on while it was read.
+      if (found.length < wanted.length) throw new HeadMoved()
+      this.#nodes.add(account, found)
+    }
+    const now = this.#now()
+    const key = this.signingKey(state.key)
+    const change = apply({ did, head, blocks, writes, rev: this.#tids.next(head.rev), key })
+    await this.#store(account, head, change, records, now)
+    this.#nodes.apply(account, change)
+    this.#onCommit?.()
+    return { commit: { cid: change.head.commit, rev: change.head.rev } }
+  }
+
+  #store(account: number, prev: Head, change: Change, records: RecordWrite[], now: number): Promise<void> {
+    const { head, commit, nodes, lost } = change
+    const events = [pending(head.did, commitEvent(change, datetime(now)))]
+    return this.store.repos.commit({ account, prev, head, commit, gained: nodes, lost, records, events, now })
+  }
+}
+
+interface Plan {
+  writes: Write[]
+  records: RecordWrite[]
+}
+
+function addDelete(plan: Plan, path: string): void {
+  plan.writes.push({ action: 'delete', path })
+  plan.records.push({ action: 'delete', path })
+}
+
+function addRecord(plan: Plan, action: 'create' | 'update', record: PreparedRecord): void {
+  const { path, cid, bytes, blobs, subject } = record
+  plan.writes.push({ action, path, cid, bytes })
+  plan.records.push({ action, path, cid, bytes, blobs: blobs.map(blob => blob.cid), subject })
+}
+
+/** @throws Refused InvalidSwap unless the record is what the caller believes; null is none. */
+function assertSwap(current: Cid | null, believed: Cid | null): void {
+  if (current === null ? believed === null : believed !== null && current.equals(believed)) return
+  throw new Refused('InvalidSwap', `Record was at ${current ?? 'null'}`)
+}
+
+/** @throws Refused 401: no commits while inactive */
+export function assertWritable(status: Status): void {
+  if (status === 'active') return
+  if (status === 'deactivated') throw new Refused('AccountDeactivated', 'Account is deactivated', 401)
+  if (status === 'suspended') throw new Refused('AccountSuspended', 'Account is suspended', 401)
+  throw new Refused('AccountTakedown', 'Account has been taken down', 401)
+}
+
+/** An event ready for the log. */
+export function pending(did: Did, event: Event): PendingEvent {
+  return { did, frame: encodeFrame(event as { t: string; body: Obj }) }
+}
+
+export function datetime(ms: number): Datetime {
+  return new Date(ms).toISOString() as Datetime
+}
