@@ -7,8 +7,8 @@ import { keyHeight, Tree } from './tree.ts'
 import { cover } from './walk.ts'
 
 /**
- * The nodes that prove what a key's value is or that it has none: those from the root to the key or to where it
- * would stand, in this order.
+ * The nodes that prove what a key's value is or that it has none: those from the root to the key or, if it is absent, all
+ * the way down between its neighbours, in this order.
  * @throws Malformed, MissingBlock
  */
 export function prove(tree: Tree, key: string): Block[] {
@@ -17,7 +17,8 @@ export function prove(tree: Tree, key: string): Block[] {
 
 /**
  * The value that the tree with this root has for a key, or null if it has none, by the nodes given. Their hashes and all
- * that can be seen of the tree's structure are checked; other blocks may lie among them.
+ * that can be seen of the tree's structure are checked; other blocks may lie among them. A proof of absence may end on
+ * the key's own layer: it could not stand on any other.
  * @throws Malformed when a node is not what it has to be, MissingBlock when the proof is incomplete.
  */
 export function verifyProof(root: Cid, blocks: BlockSource | Iterable<Block>, key: string): Cid | null {
@@ -29,7 +30,9 @@ export function verifyProof(root: Cid, blocks: BlockSource | Iterable<Block>, ke
       return bytes
     },
   }
-  return Tree.load(root, checked).get(key)
+  const node = Tree.load(root, checked).path(key, keyHeight(key)).at(-1)!
+  const i = node.lowerBound(key)
+  return node.keys[i] === key ? node.values[i]! : null
 }
 
 /**
@@ -68,6 +71,7 @@ export interface Op {
  * Source: atproto.com/specs/sync; reference algorithm of protocol 1.1.
  */
 export function invert(tree: Tree, ops: readonly Op[]): Tree {
+  if (ops.length === 0) return tree
   const order = ops.toSorted((a, b) => Number(b.cid === null) - Number(a.cid === null) || (a.path < b.path ? -1 : 1))
   const paths = new Set(ops.map(op => op.path))
   if (paths.size < ops.length) throw new Malformed('two operations on one path')

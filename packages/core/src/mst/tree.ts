@@ -79,15 +79,18 @@ export class Tree {
     return node.keys[i] === key ? node.values[i]! : null
   }
 
-  /** The nodes from the root to the one the key stands in, or down to where it would stand. */
-  path(key: string): Node[] {
+  /**
+   * The nodes from the root to the one the key stands in, or down to where it would stand: to the bottom, unless
+   * `lowest` names a layer below which it need not be looked for.
+   */
+  path(key: string, lowest = 0): Node[] {
     const path: Node[] = []
     let low = LOWEST
     let high = HIGHEST
     for (let node: Node | null = this.rootNode; node !== null; ) {
       path.push(node)
       const i: number = node.lowerBound(key)
-      if (node.keys[i] === key) break
+      if (node.keys[i] === key || node.layer <= lowest) break
       const child: Node | null = this.#loader.child(node, i, low, high)
       low = lowOf(node, i, low)
       high = highOf(node, i, high)
