@@ -184,8 +184,9 @@ export class Cid {
   /** Copies the binary form to offset `at` of `target`, which has room. */
   copyTo(target: Uint8Array, at: number): void {
     const source = this.#source
-    if (source === undefined) target.set(this.bytes, at)
-    else for (let i = 0; i < this.#length; i++) target[at + i] = source[this.#at + i]!
+    const key = this.#key
+    if (source !== undefined) for (let i = 0; i < this.#length; i++) target[at + i] = source[this.#at + i]!
+    else for (let i = 0; i < this.#length; i++) target[at + i] = key!.charCodeAt(i)
   }
 
   /** Length of the binary form. */

@@ -174,28 +174,27 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
   if (header.major !== 5) throw new Malformed('frame header is not a map', 0)
   let at = header.next
   for (let i = 0; i < header.value; i++) {
-    const name = readText(bytes, at)
-    if (name.text === 'op') op = readInteger(bytes, name.next)
-    else if (name.text === 't' && readHead(bytes, name.next).major === 3) t = readText(bytes, name.next).text
-    at = skip(bytes, name.next)
+    const value = skip(bytes, at)
+    if (nameIs(bytes, at, 'op')) op = readInteger(bytes, value)
+    else if (nameIs(bytes, at, 't')) t = readText(bytes, value)
+    at = skip(bytes, value)
   }
   if (op === null) throw new Malformed('frame header has no op')
+  if (op !== 1) t = null
   const body = readHead(bytes, at)
-  if (body.major !== 5) return { op, t, did: null, seq: null }
   const who = t === '#commit' ? 'repo' : 'did'
   let did: string | null = null
   let seq: number | null = null
   at = body.next
-  for (let i = 0; i < body.value && (did === null || seq === null); i++) {
-    const name = readText(bytes, at)
+  for (let i = 0; body.major === 5 && i < body.value; i++) {
     // Canonical order puts short names first: behind four characters nothing wanted can come.
-    if (name.text.length > 4) break
-    const { major } = readHead(bytes, name.next)
-    if (name.text === 'seq' && major === 0) seq = readInteger(bytes, name.next)
-    else if (name.text === who && major === 3) did = readText(bytes, name.next).text
-    at = skip(bytes, name.next)
+    if ((did !== null && seq !== null) || bytes[at]! > 0x64) break
+    const value = skip(bytes, at)
+    if (nameIs(bytes, at, 'seq')) seq = readInteger(bytes, value)
+    else if (nameIs(bytes, at, who)) did = readText(bytes, value)
+    at = skip(bytes, value)
   }
-  return { op, t: op === 1 ? t : null, did, seq }
+  return { op, t, did, seq }
 }
 
 /**
@@ -210,11 +209,27 @@ export function withSeq(frame: Uint8Array, seq: number): Uint8Array {
   const at = seqOffset(frame)
   const behind = readHead(frame, at).next
   const size = integerSize(seq)
-  const result = new Uint8Array(frame.length - (behind - at) + size)
-  result.set(at === 0 ? frame : frame.subarray(0, at))
+  const result = allocate(frame.length - (behind - at) + size)
+  result.set(frame.subarray(0, at))
   writeInteger(result, at, size, seq)
   result.set(frame.subarray(behind), at + size)
   return result
+}
+
+/** Memory of its own costs more than copying a frame, so small ones share some; it is freed when all of them are. */
+const SLAB_BYTES = 131_072
+let slab = new ArrayBuffer(0)
+let slabUsed = 0
+
+function allocate(length: number): Uint8Array {
+  if (length > SLAB_BYTES / 8) return new Uint8Array(length)
+  if (slabUsed + length > slab.byteLength) {
+    slab = new ArrayBuffer(SLAB_BYTES)
+    slabUsed = 0
+  }
+  const bytes = new Uint8Array(slab, slabUsed, length)
+  slabUsed += length
+  return bytes
 }
 
 /** Where the integer `seq` of the body begins. @throws Malformed when the body has none */
@@ -222,12 +237,12 @@ function seqOffset(frame: Uint8Array): number {
   const body = readHead(frame, skip(frame, 0))
   let at = body.next
   for (let i = 0; body.major === 5 && i < body.value; i++) {
-    const name = readText(frame, at)
-    if (name.text === 'seq') {
-      if (readHead(frame, name.next).major > 1) break
-      return name.next
+    const value = skip(frame, at)
+    if (nameIs(frame, at, 'seq')) {
+      if (readInteger(frame, value) === null) break
+      return value
     }
-    at = skip(frame, name.next)
+    at = skip(frame, value)
   }
   throw new Malformed('frame has no seq')
 }
@@ -252,18 +267,25 @@ function readHead(bytes: Uint8Array, at: number): Head {
   return { major: first >> 5, value, next }
 }
 
-/** A short text; what is not ASCII comes out garbled, and equals nothing that is looked for. */
-function readText(bytes: Uint8Array, at: number): { text: string; next: number } {
-  const head = readHead(bytes, at)
-  const next = head.next + head.value
-  if (head.major !== 3) throw new Malformed('not a text', at)
-  if (next > bytes.length) throw new Malformed('frame cut short', at)
-  return { text: latin1(bytes, head.next, next), next }
+/** Whether the map key at `at` is this short ASCII name. */
+function nameIs(bytes: Uint8Array, at: number, name: string): boolean {
+  if (bytes[at] !== 0x60 + name.length) return false
+  for (let i = 0; i < name.length; i++) if (bytes[at + 1 + i] !== name.charCodeAt(i)) return false
+  return true
 }
 
-function readInteger(bytes: Uint8Array, at: number): number {
+/** The text at `at`, null when there is something else. What is not ASCII comes out garbled. */
+function readText(bytes: Uint8Array, at: number): string | null {
+  const { major, value, next } = readHead(bytes, at)
+  if (major !== 3) return null
+  if (next + value > bytes.length) throw new Malformed('frame cut short', at)
+  return latin1(bytes, next, next + value)
+}
+
+/** The integer at `at`, null when there is something else. */
+function readInteger(bytes: Uint8Array, at: number): number | null {
   const { major, value } = readHead(bytes, at)
-  if (major > 1) throw new Malformed('not an integer', at)
+  if (major > 1) return null
   return major === 0 ? value : -1 - value
 }
 

@@ -433,7 +433,7 @@ function note(notes: Reason[], reason: Reason): void {
 function checkTree(body: CommitBody, slice: Slice, prior: AccountState | null, notes: Reason[]): Dropped | null {
   if (continues(prior, body)) {
     const doubts: Reason[] = []
-    if (undo(body, slice, doubts, { heights: 'first' }) === null && doubts.length === 0) return null
+    if (undo(body, slice, doubts, { heights: 'root' }) === null && doubts.length === 0) return null
   }
   return undo(body, slice, notes, { heights: 'all' })
 }
