@@ -74,6 +74,12 @@ export const PLC_SERVICE_ENDPOINT_LENGTH_MAX = 512
 export const PLC_KEY_LENGTH_MAX = 256
 /** An operation can be nullified this long after its time. Source: did:plc spec. */
 export const PLC_RECOVERY_MS = 72 * 3_600_000
+/** Operations of one DID that a directory accepts. Source: the directory's code. */
+export const PLC_OPERATIONS_PER_WINDOW = [
+  { name: 'hour', ms: 3_600_000, operations: 10 },
+  { name: 'day', ms: 86_400_000, operations: 30 },
+  { name: 'week', ms: 7 * 86_400_000, operations: 100 },
+] as const
 
 /** A DID document fetched from anywhere; one of did:plc has at most about 8,000. No source names a limit. */
 export const DID_DOCUMENT_BYTES_MAX = 262_144

@@ -1,0 +1,64 @@
+/** Puts the directory together. */
+import { join } from 'node:path'
+import { openDb, type SqliteDb } from '@millisky/server/db/db'
+import { createHttp, listen } from '@millisky/server/http'
+import { createLog, type Logger } from '@millisky/server/trace'
+import { addApi } from './api.ts'
+import type { PlcSettings } from './config.ts'
+import { Directory, migrations, type PlcTables } from './directory.ts'
+import { ExportStream } from './export-stream.ts'
+
+export interface PlcParts {
+  log?: Logger
+  version?: string
+  /** Milliseconds since the epoch. */
+  now?: () => number
+}
+
+export interface Plc {
+  /** Where it listens, without a slash at the end; known after {@link listen}. */
+  readonly url: string
+  readonly directory: Directory
+  listen(): Promise<void>
+  close(): Promise<void>
+}
+
+/** Opens the database; {@link Plc.listen} then begins to serve. */
+export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Promise<Plc> {
+  const { log = createLog({ name: 'plc', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
+  const db = await openDb<PlcTables>(settings.db ?? join(settings.dataDir, 'plc.sqlite'), { migrations, log })
+  if (db.kind !== 'sqlite') {
+    await db.close()
+    throw new Error('The directory keeps its operations in SQLite: PLC_DB has to be a path or :memory:')
+  }
+  const directory = new Directory(db as SqliteDb<PlcTables>, { unlimited: settings.devMode, now })
+  const http = createHttp({ log, product: `millisky-plc/${version}` })
+  const stream = new ExportStream({
+    directory,
+    windowMs: settings.streamWindow,
+    consumersMax: settings.streamsMax,
+    now,
+  })
+  addApi(http, directory, log, version)
+  stream.attach(http.server, '/export/stream')
+  let url = ''
+  let closing: Promise<void> | null = null
+  return {
+    directory,
+    get url() {
+      return url
+    },
+    async listen() {
+      url = await listen(http, { port: settings.port, host: settings.bind })
+      log.info({ url, operations: directory.head }, 'the did:plc directory is listening')
+    },
+    close() {
+      closing ??= (async () => {
+        await stream.close()
+        await http.close()
+        await db.close()
+      })()
+      return closing
+    },
+  }
+}
