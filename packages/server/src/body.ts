@@ -1,7 +1,7 @@
 /** Request bodies: read whole or as a stream, decompressed, and never larger than allowed. */
 
-import type { IncomingMessage } from 'node:http'
-import { pipeline, type Readable, Transform } from 'node:stream'
+import { IncomingMessage } from 'node:http'
+import { type Readable, Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib'
 import { Malformed, Refused } from '@millisky/core/errors'
 
@@ -10,6 +10,11 @@ export const BODY_IDLE_MS = 60_000
 /** Encodings on top of each other in one request; one is what anybody sends. */
 const ENCODINGS_MAX = 2
 
+/** How long an unwanted body is still read. */
+const LINGER_MS = 10_000
+
+const CUT_SHORT = 'request body cut short'
+const timedOut = () => new Refused('RequestTimeout', 'request body timed out', 408)
 const tooLarge = () => new Refused('PayloadTooLarge', 'request entity too large', 413)
 
 /** Whether the request says that it has a body; one that is sent in chunks may still turn out empty. */
@@ -21,7 +26,8 @@ export function hasBody({ headers }: IncomingMessage): boolean {
 /**
  * The body as a stream of decompressed bytes, which errors with 413 behind `bytesMax` of them.
  *
- * The caller owns the stream and has to consume or destroy it.
+ * The caller owns the stream and has to consume or destroy it. What it leaves unread is read and dropped, so that the
+ * client gets to read the reply.
  *
  * @throws Refused 413 if the length is announced and too large, 415 for an unknown `Content-Encoding`.
  */
@@ -30,10 +36,6 @@ export function bodyStream(request: IncomingMessage, bytesMax: number): Readable
   const length = request.headers['content-length']
   if (length !== undefined && Number(length) > bytesMax) throw tooLarge()
   let bytes = 0
-  const idle = setTimeout(
-    () => meter.destroy(new Refused('RequestTimeout', 'request body timed out', 408)),
-    BODY_IDLE_MS,
-  )
   const meter = new Transform({
     transform(chunk: Uint8Array, _encoding, done) {
       idle.refresh()
@@ -42,9 +44,35 @@ export function bodyStream(request: IncomingMessage, bytesMax: number): Readable
       else done(null, chunk)
     },
   })
-  // Errors reach whoever reads the meter, which `pipeline` destroys with them.
-  pipeline([request, ...decoders, meter], () => clearTimeout(idle))
+  const idle = setTimeout(() => meter.destroy(timedOut()), BODY_IDLE_MS)
+  // `pipeline` would destroy the request when anything behind it fails, and the connection with it.
+  const stages = [...decoders, meter]
+  stages.reduce<Readable>((from, to) => from.pipe(to), request)
+  const fail = (error: NodeJS.ErrnoException) => meter.destroy(new Malformed(unreadable(error)))
+  for (const decoder of decoders) decoder.on('error', fail)
+  const onClose = () => {
+    if (!request.readableEnded) meter.destroy(new Malformed(CUT_SHORT))
+  }
+  request.on('error', fail)
+  request.on('close', onClose)
+  meter.once('close', () => {
+    clearTimeout(idle)
+    request.removeListener('close', onClose)
+    for (const decoder of decoders) decoder.destroy()
+    if (!request.readableEnded) drop(request)
+  })
   return meter
+}
+
+/** Reads what is still under way and forgets it, for a while: a client that is cut off does not see the reply. */
+function drop(request: IncomingMessage): void {
+  request.unpipe()
+  request.resume()
+  const timer = setTimeout(() => {
+    if (!request.complete) request.destroy()
+  }, LINGER_MS)
+  timer.unref()
+  request.once('end', () => clearTimeout(timer))
 }
 
 /**
@@ -69,11 +97,11 @@ function collect(source: Readable, bytesMax: number): Promise<Buffer> {
     const stop = (error: Error) => {
       clearTimeout(idle)
       source.removeListener('data', take)
-      // What is still under way is read and dropped by the HTTP server, so that the client gets to read the reply.
-      source.resume()
+      if (source instanceof IncomingMessage) drop(source)
+      else source.destroy()
       reject(error)
     }
-    const idle = setTimeout(stop, BODY_IDLE_MS, new Refused('RequestTimeout', 'request body timed out', 408))
+    const idle = setTimeout(stop, BODY_IDLE_MS, timedOut())
     const take = (chunk: Buffer) => {
       idle.refresh()
       bytes += chunk.length
@@ -85,17 +113,17 @@ function collect(source: Readable, bytesMax: number): Promise<Buffer> {
       clearTimeout(idle)
       resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes))
     })
-    source.once('error', error => stop(error instanceof Refused ? error : new Malformed(unreadable(error))))
+    source.once('error', error =>
+      stop(error instanceof Refused || error instanceof Malformed ? error : new Malformed(unreadable(error))),
+    )
     source.once('close', () => {
-      if (!source.readableEnded) stop(new Malformed('request body cut short'))
+      if (!source.readableEnded) stop(new Malformed(CUT_SHORT))
     })
   })
 }
 
 function unreadable(error: NodeJS.ErrnoException): string {
-  return error.code?.startsWith('Z_') || error.code?.startsWith('ERR_')
-    ? 'request body does not decompress'
-    : 'request body cut short'
+  return error.code?.startsWith('Z_') || error.code?.startsWith('ERR_') ? 'request body does not decompress' : CUT_SHORT
 }
 
 function decodersOf(request: IncomingMessage): Transform[] {

@@ -87,7 +87,10 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     setHeaders(reply, options.product, cors(pathOf(request)))
     return reply.code(404).send({ error: 'NotFound', message: 'Not Found' })
   })
-  http.options('*', (request, reply) => preflight(request, reply, cors(pathOf(request))))
+  http.options('*', (request, reply) => {
+    setHeaders(reply, options.product, cors(pathOf(request)))
+    return preflight(request, reply, cors(pathOf(request)))
+  })
   closeIdleWhileDraining(http)
   return http
 }
@@ -113,7 +116,7 @@ function setHeaders(reply: FastifyReply, product: string, cors: boolean): void {
 
 /** Decided once for each route, so that a request pays for two or three assignments only. */
 function addHeaders(route: RouteOptions, cors: (path: string) => boolean, product: string): void {
-  const allowed = cors(route.url)
+  const allowed = route.url !== '*' && cors(route.url)
   const own = route.onRequest
   route.onRequest = [
     (_request, reply, done) => {
