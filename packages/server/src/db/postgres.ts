@@ -8,7 +8,7 @@ import { checkMigrated, migrate } from './migrate.ts'
 import { Listener } from './postgres-listener.ts'
 import { POSTGRES_TYPES } from './postgres-values.ts'
 import { assertOpen, assertOutsideTransaction, insideTransaction, runHooks } from './scope.ts'
-import { compileStatement, isWrite, type Query, Statement } from './statement.ts'
+import { checkValues, compileStatement, isWrite, type Query, Statement } from './statement.ts'
 
 const ATTEMPTS_MAX = 5
 /** First half of the advisory lock that keeps migrators apart; the second is the schema. */
@@ -119,16 +119,23 @@ class PostgresDatabase<S> implements PostgresDb<S> {
     }
   }
 
-  async #once(
-    statement: Statement<readonly unknown[] & never, unknown> | Statement<never, unknown>,
-    params: readonly unknown[],
-  ) {
+  async #once<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): Promise<pg.QueryResult> {
     if (statement.writes) {
       assertOutsideTransaction()
       if (this.#readonly) throw new Error('the database is open for reading only')
     }
+    const values = statement.bind(params)
     const client = await this.#connect()
-    return finish(client, await settle(query(client, statement as Statement<readonly unknown[], unknown>, params)))
+    let lost = false
+    try {
+      return await query(client, statement as Statement<never, unknown>, values)
+    } catch (error) {
+      const translated = translate(error)
+      lost = translated instanceof Unavailable
+      throw translated
+    } finally {
+      client.release(lost)
+    }
   }
 
   async #attempt<T>(begin: string, fn: (tx: PostgresTransaction<S>) => T | Promise<T>, writes = true): Promise<T> {
@@ -141,7 +148,7 @@ class PostgresDatabase<S> implements PostgresDb<S> {
       tx.open = false
       const { command } = await client.query('commit')
       // A statement failed and the body went on regardless: PostgreSQL has undone everything.
-      if (command !== 'COMMIT') throw new Error('a statement of this transaction failed; nothing was kept')
+      if (writes && command !== 'COMMIT') throw new Error('a statement of this transaction failed; nothing was kept')
       runHooks(tx.hooks)
       return value
     } catch (error) {
@@ -156,44 +163,16 @@ class PostgresDatabase<S> implements PostgresDb<S> {
   }
 }
 
-type Settled = { value: pg.QueryResult } | { error: unknown }
-
-async function settle(result: Promise<pg.QueryResult>): Promise<Settled> {
-  try {
-    return { value: await result }
-  } catch (error) {
-    return { error }
-  }
-}
-
-function finish(client: pg.PoolClient, settled: Settled): pg.QueryResult {
-  if ('value' in settled) {
-    client.release()
-    return settled.value
-  }
-  const error = translate(settled.error)
-  client.release(error instanceof Unavailable)
-  throw error
-}
-
 const names = new WeakMap<object, string>()
 
 /** Runs a prepared statement; the server parses and plans it once per connection, under a name that says which text it is. */
-function query(client: pg.PoolClient, statement: Statement<readonly unknown[], unknown>, params: readonly unknown[]) {
+function query(client: pg.PoolClient, statement: Statement<never, unknown>, values: readonly unknown[]) {
   let name = names.get(statement)
   if (!name) {
     name = `ms_${createHash('sha256').update(statement.sql).digest('hex').slice(0, 24)}`
     names.set(statement, name)
   }
-  return client.query({ name, text: statement.sql, values: checked(statement.bind(params)) })
-}
-
-/** Refuses what SQLite would refuse, so that it is noticed on either. */
-function checked(values: readonly unknown[]): unknown[] {
-  for (const value of values) {
-    if (value === undefined || typeof value === 'boolean') throw new TypeError(`${value} cannot be a parameter`)
-  }
-  return values as unknown[]
+  return client.query({ name, text: statement.sql, values: values as unknown[] })
 }
 
 function isRetryable(error: unknown): boolean {
@@ -244,13 +223,15 @@ class PooledConnection implements DatabaseConnection {
       assertOutsideTransaction()
       if (this.#readonly) throw new Error('the database is open for reading only')
     }
-    return await this.#query<R>(compiled.sql, checked(compiled.parameters))
+    return await this.#query<R>(compiled.sql, [...checkValues(compiled.parameters)])
   }
 
   async *streamQuery<R>(compiled: CompiledQuery, chunkSize: number): AsyncGenerator<QueryResult<R>> {
     if (!this.#inTransaction) await this.#query('begin read only')
     try {
-      await this.#query(`declare millisky_stream no scroll cursor for ${compiled.sql}`, checked(compiled.parameters))
+      await this.#query(`declare millisky_stream no scroll cursor for ${compiled.sql}`, [
+        ...checkValues(compiled.parameters),
+      ])
       for (;;) {
         const { rows } = await this.#query<R>(`fetch ${Math.max(1, Math.floor(chunkSize))} from millisky_stream`)
         if (rows.length === 0) break
@@ -340,8 +321,8 @@ class PostgresTransaction<S> implements Tx<S> {
     this.hooks.push(fn)
   }
 
-  async #run(statement: Statement<never, unknown>, params: readonly unknown[]): Promise<pg.QueryResult> {
+  async #run<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): Promise<pg.QueryResult> {
     assertOpen(this)
-    return await query(this.#client, statement as unknown as Statement<readonly unknown[], unknown>, params)
+    return await query(this.#client, statement as Statement<never, unknown>, statement.bind(params))
   }
 }

@@ -1,6 +1,6 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import type { CompiledQuery, DatabaseConnection, QueryResult } from 'kysely'
-import type { Statement } from './statement.ts'
+import { checkValues, type Statement } from './statement.ts'
 
 const TEXTS_CACHED_MAX = 300
 
@@ -86,6 +86,7 @@ export class SqliteConnection {
   /** One query of Kysely. */
   execute<R>({ sql, parameters }: CompiledQuery): QueryResult<R> {
     const native = this.#ofText(sql)
+    checkValues(parameters)
     if (native.shape) return { rows: allOf(native, parameters) as R[] }
     const { changes, lastInsertRowid } = native.statement.run(...(parameters as SQLInputValue[]))
     return { rows: [], numAffectedRows: BigInt(changes), insertId: BigInt(lastInsertRowid) }
@@ -95,7 +96,7 @@ export class SqliteConnection {
   *stream<R>({ sql, parameters }: CompiledQuery, chunkSize: number): Generator<QueryResult<R>> {
     const native = this.#native(sql)
     let rows: R[] = []
-    for (const row of native.statement.iterate(...(parameters as SQLInputValue[]))) {
+    for (const row of native.statement.iterate(...(checkValues(parameters) as SQLInputValue[]))) {
       rows.push(native.shape!(row as unknown as unknown[]) as R)
       if (rows.length >= chunkSize) {
         yield { rows }

@@ -190,7 +190,10 @@ class SqliteDatabase<S> implements SqliteDb<S> {
 
   /** One step of migration, on the writer, with the write lock held from the start. */
   async migrateIn<T>(fn: (schema: Kysely<unknown>) => Promise<T>): Promise<T> {
-    return this.#enqueue(async hooks => fn(new AsyncTransaction<unknown>(this.#writer, hooks).kysely))
+    return this.#enqueue(async hooks => {
+      const tx = new AsyncTransaction<unknown>(this.#writer, hooks)
+      return tx.savepoint(() => fn(tx.kysely))
+    })
   }
 
   async close(): Promise<void> {

@@ -37,11 +37,19 @@ export class Statement<P extends readonly unknown[], R> {
     this.#plain = compiled.parameters.every((value, i) => value instanceof Slot && value.at === i)
   }
 
-  /** The driver's parameters in order of the SQL's placeholders. */
+  /** The driver's parameters in order of the SQL's placeholders. @throws TypeError for undefined and booleans. */
   bind(params: P): readonly unknown[] {
-    if (this.#plain) return params
-    return this.#values.map(value => (value instanceof Slot ? params[value.at] : value))
+    if (this.#plain) return checkValues(params)
+    return checkValues(this.#values.map(value => (value instanceof Slot ? params[value.at] : value)))
   }
+}
+
+/** Refuses what the two databases understand differently. */
+export function checkValues(values: readonly unknown[]): readonly unknown[] {
+  for (const value of values) {
+    if (value === undefined || typeof value === 'boolean') throw new TypeError(`${value} cannot be a parameter`)
+  }
+  return values
 }
 
 /**
