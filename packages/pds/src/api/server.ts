@@ -1,0 +1,126 @@
+/** `com.atproto.server.*`: the server, its accounts and their sessions. */
+
+import { Refused } from '@millisky/core/errors'
+import { main as createAccount } from '@millisky/core/lexicon/gen/com/atproto/server/createAccount'
+import { main as createSession } from '@millisky/core/lexicon/gen/com/atproto/server/createSession'
+import { main as deleteSession } from '@millisky/core/lexicon/gen/com/atproto/server/deleteSession'
+import { main as describeServer } from '@millisky/core/lexicon/gen/com/atproto/server/describeServer'
+import { main as getSession } from '@millisky/core/lexicon/gen/com/atproto/server/getSession'
+import { main as refreshSession } from '@millisky/core/lexicon/gen/com/atproto/server/refreshSession'
+import { type Did, HANDLE_INVALID, type Nsid } from '@millisky/core/syntax'
+import type { RateLimit, RateRule } from '@millisky/server/rate'
+import type { Call, Xrpc } from '@millisky/server/xrpc'
+import type { FastifyRequest } from 'fastify'
+import type { PdsAccess } from '../access.ts'
+import type { Accounts } from '../accounts.ts'
+import type { PdsSettings, ServiceNames } from '../config.ts'
+import type { Sessions } from '../sessions.ts'
+import { type Account, type Store, statusOf } from '../store/store.ts'
+
+export interface ServerApiParts {
+  settings: PdsSettings
+  names: ServiceNames
+  store: Store
+  access: PdsAccess
+  accounts: Accounts
+  sessions: Sessions
+  /** Who signed a service token for this method. */
+  verifyServiceToken: (token: string, lxm: Nsid) => Promise<Did>
+  loginLimits?: readonly RateLimit[]
+  createAccountLimits?: readonly RateLimit[]
+}
+
+/** Adds the methods. */
+export function addServerApi(xrpc: Xrpc, parts: ServerApiParts): void {
+  addDescription(xrpc, parts)
+  addAccounts(xrpc, parts)
+  addSessions(xrpc, parts)
+}
+
+function addDescription(xrpc: Xrpc, { settings, names }: ServerApiParts): void {
+  const { privacyPolicyUrl, termsOfServiceUrl, contactEmail } = settings
+  const links = {
+    ...(privacyPolicyUrl ? { privacyPolicy: privacyPolicyUrl as `${string}:${string}` } : {}),
+    ...(termsOfServiceUrl ? { termsOfService: termsOfServiceUrl as `${string}:${string}` } : {}),
+  }
+  const description = {
+    did: names.did as Did,
+    availableUserDomains: [...names.handleDomains],
+    inviteCodeRequired: settings.inviteRequired,
+    blobUploadLimit: settings.blobUploadLimit,
+    links,
+    contact: contactEmail ? { email: contactEmail } : {},
+  }
+  xrpc.query(describeServer, () => description)
+}
+
+function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
+  const { accounts, sessions } = parts
+  const auth = (request: FastifyRequest, nsid: Nsid) => provenDid(request, nsid, parts)
+  const rates = (parts.createAccountLimits ?? []).map((limit): RateRule<Call<typeof createAccount, Did | null>> => {
+    return { limit, key: ({ request }) => request.ip }
+  })
+  xrpc.procedure(createAccount, { auth, rates }, async ({ input, auth }) => {
+    const { handle, email, password, inviteCode, recoveryKey, did } = input
+    const account = await accounts.create({
+      handle,
+      provenBy: auth,
+      ...(email !== undefined ? { email } : {}),
+      ...(password !== undefined ? { password } : {}),
+      ...(inviteCode !== undefined ? { inviteCode } : {}),
+      ...(recoveryKey !== undefined ? { recoveryKey } : {}),
+      ...(did !== undefined ? { did } : {}),
+    })
+    const tokens = await sessions.open(account)
+    return { handle: account.handle!, did: account.did, didDoc: await documentOf(account, parts), ...tokens }
+  })
+}
+
+/** The DID that a service token proves, for moving an account here; null without one. */
+async function provenDid(request: FastifyRequest, nsid: Nsid, parts: ServerApiParts): Promise<Did | null> {
+  const token = /^bearer +([^\s]+)$/i.exec(request.headers.authorization ?? '')?.[1]
+  return token === undefined ? null : await parts.verifyServiceToken(token, nsid)
+}
+
+function addSessions(xrpc: Xrpc, parts: ServerApiParts): void {
+  const { access, sessions, store } = parts
+  const rates = (parts.loginLimits ?? []).map((limit): RateRule<Call<typeof createSession, undefined>> => {
+    return { limit, key: ({ input, request }) => `${input.identifier.toLowerCase().slice(0, 256)} ${request.ip}` }
+  })
+  xrpc.procedure(createSession, { rates }, async ({ input }) => {
+    const { identifier, password, allowTakendown = false } = input
+    const { account, ...tokens } = await sessions.login(identifier, password, { allowTakendown })
+    return { ...(await describe(account, parts)), ...tokens }
+  })
+  xrpc.procedure(refreshSession, { auth: access.refresh }, async ({ auth }) => {
+    const { account, ...tokens } = await sessions.refresh(auth)
+    return { ...(await describe(account, parts)), ...tokens }
+  })
+  xrpc.procedure(deleteSession, { auth: access.ended }, async ({ auth }) => {
+    await sessions.close(auth)
+  })
+  xrpc.query(getSession, { auth: access.anyUser }, async ({ auth }) => {
+    const account = await store.accounts.byDid(auth.did)
+    if (!account) throw new Refused('AccountNotFound', `Could not find user info for account: ${auth.did}`, 403)
+    return describe(account, parts)
+  })
+}
+
+async function describe(account: Account, parts: ServerApiParts) {
+  const { did, handle, email, emailConfirmedAt } = account
+  const status = statusOf(account)
+  return {
+    did,
+    handle: handle ?? HANDLE_INVALID,
+    email: email ?? undefined,
+    emailConfirmed: emailConfirmedAt !== null,
+    emailAuthFactor: false,
+    active: status === 'active',
+    status: status === 'active' ? undefined : status,
+    didDoc: await documentOf(account, parts),
+  }
+}
+
+async function documentOf({ did }: Account, { settings, accounts }: ServerApiParts) {
+  return settings.didDocWithSession ? ((await accounts.document(did)) as object | undefined) : undefined
+}

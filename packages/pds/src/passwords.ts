@@ -1,0 +1,77 @@
+/**
+ * Passwords as they are kept: argon2id in PHC text form, by Node's own implementation.
+ *
+ * The reference's scrypt hashes (`salt:hash` in hex) are understood too, for accounts that were imported; such a hash is
+ * to be replaced at the next login.
+ *
+ * Source: OWASP password storage guidance for argon2id (19 MiB, 2 passes, 1 lane); RFC 9106 for the text form.
+ */
+import { argon2, scrypt, timingSafeEqual } from 'node:crypto'
+import { promisify } from 'node:util'
+
+const argon2Async = promisify(argon2)
+const scryptAsync = promisify(scrypt) as (password: string, salt: string, length: number) => Promise<Buffer>
+
+const MEMORY_KIB = 19_456
+const PASSES = 2
+const LANES = 1
+const SALT_BYTES = 16
+const HASH_BYTES = 32
+/** What a foreign hash may make us spend. */
+const MEMORY_KIB_MAX = 262_144
+const PASSES_MAX = 16
+const LANES_MAX = 16
+
+/** Longest password that is looked at; a longer one is wrong. Source: pds.md #27. */
+export const PASSWORD_LENGTH_MAX = 512
+/** Longest password that can be set. */
+export const NEW_PASSWORD_LENGTH_MAX = 256
+
+const PHC = /^\$argon2id\$v=19\$m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})$/
+const SCRYPT = /^([0-9a-f]{32}):([0-9a-f]{128})$/
+
+function unpadded(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64').replace(/=+$/, '')
+}
+
+/** The text to keep for a password. @param salt - 16 random bytes */
+export async function hashPassword(password: string, salt: Uint8Array): Promise<string> {
+  if (salt.length !== SALT_BYTES) throw new Error(`a salt has ${SALT_BYTES} bytes`)
+  const hash = await argon2Async('argon2id', {
+    message: password,
+    nonce: salt,
+    memory: MEMORY_KIB,
+    passes: PASSES,
+    parallelism: LANES,
+    tagLength: HASH_BYTES,
+  })
+  return `$argon2id$v=19$m=${MEMORY_KIB},t=${PASSES},p=${LANES}$${unpadded(salt)}$${unpadded(hash)}`
+}
+
+/** Whether it is the password that was kept. Text that is no hash matches nothing. */
+export async function passwordMatches(password: string, kept: string): Promise<boolean> {
+  const old = SCRYPT.exec(kept)
+  if (old) {
+    const expected = Buffer.from(old[2]!, 'hex')
+    return timingSafeEqual(await scryptAsync(password, old[1]!, expected.length), expected)
+  }
+  const match = PHC.exec(kept)
+  if (!match) return false
+  const [memory, passes, parallelism] = [Number(match[1]), Number(match[2]), Number(match[3])]
+  if (memory > MEMORY_KIB_MAX || passes > PASSES_MAX || parallelism > LANES_MAX) return false
+  const expected = Buffer.from(match[5]!, 'base64')
+  const hash = await argon2Async('argon2id', {
+    message: password,
+    nonce: Buffer.from(match[4]!, 'base64'),
+    memory,
+    passes,
+    parallelism,
+    tagLength: expected.length,
+  })
+  return timingSafeEqual(hash, expected)
+}
+
+/** Whether the hash should be made anew, with the password at hand. */
+export function isOutdatedHash(kept: string): boolean {
+  return !kept.startsWith(`$argon2id$v=19$m=${MEMORY_KIB},t=${PASSES},p=${LANES}$`)
+}
