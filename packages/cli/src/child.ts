@@ -5,29 +5,18 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 const LINES_KEPT = 20
-/** pino's numeric level for warnings. */
-const WARN = 40
+/** Levels of log lines that are shown without being asked for. */
+const LOUD = new Set(['warn', 'error', 'fatal'])
 
-/** pino's JSON lines as people read them; other lines as they are. */
-function readable(line: string): { text: string; level: number } {
+/** A JSON log line as people read it; other lines as they are, and shown. */
+function readable(line: string): { text: string; isLoud: boolean } {
   try {
-    const entry = JSON.parse(line) as { level?: number; msg?: string; err?: { message?: string } }
-    const level = entry.level ?? 30
-    const {
-      level: _,
-      time: _time,
-      pid: _pid,
-      hostname: _host,
-      name: _name,
-      msg,
-      err,
-      ...rest
-    } = entry as Record<string, unknown>
+    const { level, msg, err, time: _time, name: _name, ...rest } = JSON.parse(line) as Record<string, unknown>
     const cause = (err as { message?: string } | undefined)?.message
     const details = Object.keys(rest).length > 0 ? ` ${JSON.stringify(rest)}` : ''
-    return { text: `${msg ?? ''}${cause ? `: ${cause}` : ''}${details}`, level }
+    return { text: `${msg ?? ''}${cause ? `: ${cause}` : ''}${details}`, isLoud: LOUD.has(String(level)) }
   } catch {
-    return { text: line, level: WARN }
+    return { text: line, isLoud: true }
   }
 }
 
@@ -53,10 +42,10 @@ export class Child {
       if (!stream) continue
       createInterface({ input: stream }).on('line', line => {
         file.write(`${line}\n`)
-        const { text, level } = readable(line)
+        const { text, isLoud } = readable(line)
         this.#lines.push(text)
         if (this.#lines.length > LINES_KEPT) this.#lines.shift()
-        if (verbose || level >= WARN) process.stderr.write(`[${name}] ${text}\n`)
+        if (verbose || isLoud) process.stderr.write(`[${name}] ${text}\n`)
       })
     }
     this.exit = new Promise(done => {

@@ -4,7 +4,7 @@ import { defineSettings, type Settings } from '@millisky/server/config'
 
 const HOUR_MS = 3_600_000
 
-export const pdsSettings = defineSettings(
+export const settings = defineSettings(
   'pds',
   {
     port: {
@@ -322,7 +322,7 @@ export const pdsSettings = defineSettings(
   },
 )
 
-export type PdsSettings = Settings<typeof pdsSettings>
+export type PdsSettings = Settings<typeof settings>
 
 /** What follows from the settings and is needed in several places. */
 export interface ServiceNames {

@@ -56,7 +56,7 @@ function addDescription(xrpc: Xrpc, { settings, names }: ServerApiParts): void {
 
 function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
   const { accounts, sessions } = parts
-  const auth = (request: FastifyRequest, nsid: Nsid) => provenDid(request, nsid, parts)
+  const auth = (request: FastifyRequest, { nsid }: { nsid: Nsid }) => provenDid(request, nsid, parts)
   const rates = (parts.createAccountLimits ?? []).map((limit): RateRule<Call<typeof createAccount, Did | null>> => {
     return { limit, key: ({ request }) => request.ip }
   })
