@@ -1,0 +1,73 @@
+/** The tables of a Relay, on SQLite and PostgreSQL alike. */
+import type { Migration } from '@millisky/server/db/migrate'
+import { type Generated, type RawBuilder, sql } from 'kysely'
+
+export interface HostTable {
+  id: Generated<number>
+  hostname: string
+  no_tls: number
+  status: string
+  reason: string | null
+  status_at: number
+  created_at: number
+  by_admin: number
+  cursor: number | null
+  policy: string
+  pinned: number
+  streak: number
+  accounts: number
+  account_limit: number | null
+  /** JSON array of notes. */
+  history: string
+}
+
+/** About 150 bytes an account, keyed by the DID itself so that there is one tree and no second index. */
+export interface AccountTable {
+  did: string
+  host: number | null
+  rev: string | null
+  data: Uint8Array | null
+  cid: Uint8Array | null
+  active: number
+  status: string | null
+  local: string | null
+}
+
+export interface DomainBanTable {
+  domain: string
+  created_at: number
+}
+
+export interface SettingTable {
+  name: string
+  value: string
+}
+
+export interface RelaySchema {
+  host: HostTable
+  account: AccountTable
+  domain_ban: DomainBanTable
+  setting: SettingTable
+}
+
+const tables: Migration = {
+  name: 'hosts, accounts, bans, settings',
+  async up(schema, c, kind) {
+    const wide = kind === 'sqlite' ? sql` strict` : sql``
+    const narrow = kind === 'sqlite' ? sql` strict, without rowid` : sql``
+    const run = (query: RawBuilder<unknown>) => query.execute(schema)
+    await run(sql`create table host (
+      id ${c.id}, hostname ${c.text} not null unique, no_tls ${c.flag} not null, status ${c.text} not null,
+      reason ${c.text}, status_at ${c.bigint} not null, created_at ${c.bigint} not null, by_admin ${c.flag} not null,
+      cursor ${c.bigint}, policy ${c.text} not null, pinned ${c.flag} not null, streak ${c.integer} not null,
+      accounts ${c.integer} not null, account_limit ${c.integer}, history ${c.json} not null)${wide}`)
+    await run(sql`create table account (
+      did ${c.text} primary key, host ${c.bigint}, rev ${c.text}, data ${c.bytes}, cid ${c.bytes},
+      active ${c.flag} not null, status ${c.text}, local ${c.text})${narrow}`)
+    await run(sql`create index account_local on account (did) where local is not null`)
+    await run(sql`create table domain_ban (domain ${c.text} primary key, created_at ${c.bigint} not null)${narrow}`)
+    await run(sql`create table setting (name ${c.text} primary key, value ${c.text} not null)${narrow}`)
+  },
+}
+
+export const migrations: readonly Migration[] = [tables]

@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Did, Tid } from '@millisky/core/syntax'
+import { testDid } from '@millisky/core/testing-repos'
+import { openDb } from '@millisky/server/db/db'
+import { testDatabases } from '@millisky/server/db/testing'
+import { migrations, type RelaySchema } from './schema.ts'
+import { createSqlStore } from './sql.ts'
+import type { NewHost, RelayStore, StoredAccount } from './store.ts'
+
+const host = (hostname: string, more: Partial<NewHost> = {}): NewHost => ({
+  hostname,
+  noTls: false,
+  status: 'active',
+  reason: null,
+  statusAt: 1,
+  createdAt: 1,
+  byAdmin: false,
+  cursor: 0,
+  policy: 'strict',
+  pinned: false,
+  streak: 0,
+  accounts: 0,
+  accountLimit: null,
+  history: [],
+  ...more,
+})
+
+const account = (n: number, more: Partial<StoredAccount> = {}): StoredAccount => ({
+  did: testDid(n),
+  host: 1,
+  rev: '3kaaaaaaaaa2a' as Tid,
+  data: new Uint8Array([1, 113, n]),
+  commit: new Uint8Array([1, 113, n, n]),
+  active: true,
+  status: null,
+  local: null,
+  ...more,
+})
+
+const sorted = (accounts: StoredAccount[]) => accounts.toSorted((a, b) => (a.did < b.did ? -1 : 1))
+
+for (const database of testDatabases()) {
+  describe(`relay store on ${database.name}`, { skip: database.skip }, () => {
+    async function open(t: { after(fn: () => Promise<void>): void }): Promise<RelayStore> {
+      const db = await openDb<RelaySchema>(await database.url(t), { migrations })
+      const store = createSqlStore(db)
+      t.after(() => store.close())
+      return store
+    }
+
+    test('hosts are kept with all they have, and patched field by field', async t => {
+      const { hosts } = await open(t)
+      const history = [{ at: 5, what: 'offline' as const, detail: 'gone' }]
+      const first = await hosts.create(host('a.example.com', { history, cursor: null, accountLimit: 7 }))
+      const second = await hosts.create(host('localhost:2583', { noTls: true, byAdmin: true, policy: 'observe' }))
+      assert.notEqual(first.id, second.id)
+      await hosts.update(first.id, { status: 'banned', reason: 'spam', statusAt: 9, pinned: true })
+      await hosts.update(second.id, {})
+      assert.deepEqual(await hosts.all(), [
+        { ...first, status: 'banned', reason: 'spam', statusAt: 9, pinned: true },
+        second,
+      ])
+      assert.deepEqual(first.history, history)
+      await assert.rejects(hosts.create(host('a.example.com')))
+    })
+
+    test('only hosts that nobody in charge added count for the day', async t => {
+      const { hosts } = await open(t)
+      await hosts.create(host('a.example.com', { createdAt: 100 }))
+      await hosts.create(host('b.example.com', { createdAt: 200 }))
+      await hosts.create(host('c.example.com', { createdAt: 200, byAdmin: true }))
+      assert.equal(await hosts.countSince(100), 2)
+      assert.equal(await hosts.countSince(101), 1)
+      assert.equal(await hosts.countSince(201), 0)
+    })
+
+    test('a fold writes accounts, hosts and watermark together and spares what was said here', async t => {
+      const { fold, accounts, hosts } = await open(t)
+      const { id } = await hosts.create(host('a.example.com'))
+      assert.equal(await fold.watermark(), 0)
+      await accounts.setLocal(testDid(2), 'takendown')
+      const folded = [1, 2, 3].map(n => account(n))
+      await fold.save({ watermark: 3, accounts: folded, hosts: [{ id, cursor: 40, streak: 2, accounts: 3 }] })
+      assert.equal(await fold.watermark(), 3)
+      assert.deepEqual(
+        sorted(await accounts.load([testDid(1), testDid(2), testDid(3), testDid(4)])),
+        sorted([folded[0]!, { ...folded[1]!, local: 'takendown' }, folded[2]!]),
+      )
+      const [stored] = await hosts.all()
+      assert.deepEqual([stored?.cursor, stored?.streak, stored?.accounts, stored?.status], [40, 2, 3, 'active'])
+      const inactive = account(1, { active: false, status: 'deactivated', rev: null, data: null, commit: null })
+      await fold.save({ watermark: 9_000_000_000, accounts: [inactive], hosts: [] })
+      assert.deepEqual(await accounts.load([testDid(1)]), [inactive])
+      assert.equal(await fold.watermark(), 9_000_000_000)
+      await accounts.setLocal(testDid(2), null)
+      assert.deepEqual(await accounts.load([testDid(2)]), [folded[1]])
+    })
+
+    test('many accounts are folded at once', async t => {
+      const { fold, accounts } = await open(t)
+      const many = Array.from({ length: 1_203 }, (_, n) => account(n))
+      await fold.save({ watermark: 1, accounts: many, hosts: [] })
+      const found: Did[] = []
+      for (let after = ''; ; ) {
+        const page = await accounts.list(after, 500)
+        if (page.length === 0) break
+        found.push(...page.map(({ did }) => did))
+        after = found.at(-1)!
+      }
+      assert.deepEqual(found, many.map(({ did }) => did).sort())
+    })
+
+    test('accounts with a status of ours are listed apart', async t => {
+      const { accounts, fold } = await open(t)
+      await fold.save({ watermark: 1, accounts: [1, 2, 3].map(n => account(n)), hosts: [] })
+      const dids = [testDid(1), testDid(3)].sort()
+      for (const did of dids) await accounts.setLocal(did, 'takendown')
+      const listed = async (after: string) => (await accounts.listLocal(after, 1)).map(({ did }) => did)
+      assert.deepEqual(await listed(''), [dids[0]])
+      assert.deepEqual(await listed(dids[0]!), [dids[1]])
+      assert.deepEqual(await listed(dids[1]!), [])
+    })
+
+    test('bans and settings', async t => {
+      const { bans, settings } = await open(t)
+      assert.equal(await bans.add('b.com', 1), true)
+      assert.equal(await bans.add('a.com', 1), true)
+      assert.equal(await bans.add('b.com', 2), false)
+      assert.deepEqual(await bans.all(), ['a.com', 'b.com'])
+      assert.equal(await bans.remove('b.com'), true)
+      assert.equal(await bans.remove('b.com'), false)
+      assert.deepEqual(await bans.all(), ['a.com'])
+      assert.equal(await settings.get('x'), null)
+      await settings.set('x', '1')
+      await settings.set('x', '2')
+      assert.equal(await settings.get('x'), '2')
+    })
+  })
+}

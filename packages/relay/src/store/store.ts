@@ -1,0 +1,130 @@
+/**
+ * What the Relay keeps besides its log, as named operations: hosts, accounts, bans, settings.
+ *
+ * - A resolved promise of a writing operation means durable.
+ * - Accounts and host cursors are a fold over the log: {@link FoldStore.save} writes them together with the seq up to which
+ *   they are folded, in one transaction. What the log does not tell (bans, takedowns, pins) is written at once.
+ * - Times are milliseconds since 1970 and come from the caller.
+ */
+import type { Did, Tid } from '@millisky/core/syntax'
+import type { Policy } from '@millisky/core/verify'
+import type { Awaitable } from '@millisky/server/db/db'
+
+/** Number of a host in this database; never used twice. */
+export type HostId = number
+
+/** Source: lexicon com.atproto.sync.defs#hostStatus. */
+export const HOST_STATUSES = ['active', 'idle', 'offline', 'throttled', 'banned'] as const
+export type HostStatus = (typeof HOST_STATUSES)[number]
+
+/** Something that happened to a host, for its history. */
+export interface HostNote {
+  at: number
+  /** A status it came to, or `gap`: events of it that were never seen here. */
+  what: HostStatus | 'gap'
+  detail: string
+}
+
+/** The notes kept for each host, the newest last. */
+export const HOST_HISTORY_MAX = 20
+
+export interface HostRecord {
+  id: HostId
+  /** Lower case; with its port where that is not the scheme's own. */
+  hostname: string
+  /** Plain ws: and http:, for development. */
+  noTls: boolean
+  status: HostStatus
+  reason: string | null
+  statusAt: number
+  createdAt: number
+  /** Added by an administrator, so outside the daily limit. */
+  byAdmin: boolean
+  /** Every event of the host up to this seq has its verdict, and is durable if admitted; null is "begin at the live tail". */
+  cursor: number | null
+  policy: Policy
+  /** The policy was set by an administrator and stays. */
+  pinned: boolean
+  /** Commits in a row that were right also by the strict policy. */
+  streak: number
+  /** Accounts that live there and are not deleted. */
+  accounts: number
+  /** Accounts it may have; null for the default. */
+  accountLimit: number | null
+  history: HostNote[]
+}
+
+export type NewHost = Omit<HostRecord, 'id'>
+/** What an administrator or the state machine changes. */
+export type HostPatch = Partial<Omit<HostRecord, 'id' | 'hostname' | 'createdAt' | 'accounts' | 'streak'>>
+
+export interface HostStore {
+  all(): Promise<HostRecord[]>
+  /** @throws Error when the host name is there already. */
+  create(host: NewHost): Promise<HostRecord>
+  update(id: HostId, patch: HostPatch): Promise<void>
+  /** Hosts that were added since then, not by administrators. */
+  countSince(time: number): Promise<number>
+}
+
+export interface StoredAccount {
+  did: Did
+  /** The host that last spoke with authority for it. */
+  host: HostId | null
+  rev: Tid | null
+  /** Binary CID of the tree's root. */
+  data: Uint8Array | null
+  /** Binary CID of the commit. */
+  commit: Uint8Array | null
+  /** What its host says. */
+  active: boolean
+  status: string | null
+  /** What is said here, which is stronger: `takendown`. */
+  local: string | null
+}
+
+export interface AccountStore {
+  /** Those of the given ones that there are, in any order. */
+  load(dids: readonly Did[]): Awaitable<StoredAccount[]>
+  /** Of an account that may not be known yet. */
+  setLocal(did: Did, local: string | null): Promise<void>
+  /** In order of DID, `after` excluded. */
+  list(after: string, limit: number): Promise<StoredAccount[]>
+  /** Those with a status given here, in order of DID. */
+  listLocal(after: string, limit: number): Promise<StoredAccount[]>
+}
+
+/** What of a host is a fold over its events. */
+export type FoldedHost = Pick<HostRecord, 'id' | 'cursor' | 'streak' | 'accounts'>
+
+export interface FoldStore {
+  /** The seq up to which everything is folded; 0 in the beginning. */
+  watermark(): Promise<number>
+  /** Takes the state of some accounts (their `local` excepted) and hosts as of `watermark`, all in one transaction. */
+  save(fold: { watermark: number; accounts: readonly StoredAccount[]; hosts: readonly FoldedHost[] }): Promise<void>
+}
+
+export interface DomainBanStore {
+  all(): Promise<string[]>
+  /** False when it is there already. */
+  add(domain: string, at: number): Promise<boolean>
+  /** False when there is none. */
+  remove(domain: string): Promise<boolean>
+}
+
+/** Settings that administrators change while it runs. */
+export interface SettingStore {
+  get(name: string): Promise<string | null>
+  set(name: string, value: string): Promise<void>
+}
+
+export interface RelayStore {
+  hosts: HostStore
+  accounts: AccountStore
+  fold: FoldStore
+  bans: DomainBanStore
+  settings: SettingStore
+  /** Rejects when the database does not answer. */
+  ping(): Promise<void>
+  close(): Promise<void>
+}
