@@ -30,9 +30,11 @@
 import { Readable } from 'node:stream'
 import { l } from '@atproto/lex-schema'
 import { fromUtf8 } from '@millisky/core/bytes'
-import { Malformed, Refused } from '@millisky/core/errors'
+import { Refused } from '@millisky/core/errors'
 import { jsonToValue } from '@millisky/core/json'
+import { check } from '@millisky/core/lexicon/check'
 import { procedures, queries, subscriptions } from '@millisky/core/lexicon/gen/methods'
+import { DATA_DEPTH_MAX } from '@millisky/core/limits'
 import { isNsid, type Nsid } from '@millisky/core/syntax'
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
 import { bodyStream, hasBody, readBody } from './body.ts'
@@ -42,7 +44,7 @@ import type { Logger } from './trace.ts'
 import { paramsReader, queryOf } from './xrpc/params.ts'
 import { holdsData, type Method, type Parsed, replyJson, type Written } from './xrpc/schema.ts'
 
-/** A body that is not JSON. The handler consumes the stream, or destroys it. */
+/** A body that is not JSON. The handler consumes what it wants of the stream before it returns. */
 export interface RawInput {
   /** Media type of the body, lower case, without parameters. */
   readonly encoding: string
@@ -128,8 +130,18 @@ export class Call<M extends Method = Method, A = unknown> {
   }
 }
 
-/** Who is calling: throws `Refused` if the credentials will not do. `nsid` is the method, as in `lxm` of service tokens. */
-export type Auth<A> = (request: FastifyRequest, nsid: Nsid) => A | Promise<A>
+/** What is known of a call before its caller is. */
+export interface Unproven {
+  /** The method, as in `lxm` of service tokens. */
+  readonly nsid: Nsid
+  /** Checked parameters; a method that is shared by many has to check their types again. */
+  readonly params: unknown
+  /** For headers of success and failure alike, such as `DPoP-Nonce`. */
+  readonly reply: FastifyReply
+}
+
+/** Who is calling. @throws Refused if the credentials will not do. */
+export type Auth<A> = (request: FastifyRequest, call: Unproven) => A | Promise<A>
 
 export interface MethodOptions<M extends Method, A> {
   /** Its result is `auth` of the call. Its presence makes replies private to caches. */
@@ -140,6 +152,8 @@ export interface MethodOptions<M extends Method, A> {
   readonly rates?: readonly RateRule<Call<M, A>>[]
   /** The limits of all methods do not apply. */
   readonly exempt?: boolean
+  /** The body is kept as JSON and not as data: `$link` and `$bytes` in it stay as they are, fractions are allowed. */
+  readonly plainInput?: boolean
 }
 
 export type Handler<M extends Method, A> = (call: Call<M, A>) => Output<M> | RawReply | Promise<Output<M> | RawReply>
@@ -157,6 +171,8 @@ export interface XrpcOptions {
   readonly fallback?: (request: FastifyRequest, reply: FastifyReply, nsid: Nsid) => Promise<RawReply>
 }
 
+/** A record of the greatest depth may stand in an input, itself some objects deep. */
+const BODY_DEPTH_MAX = DATA_DEPTH_MAX + 4
 const RAW_BODY_BYTES_MAX = 5_000_000
 const TEXT_BODY_BYTES_MAX = 100 * 1024
 const FALLBACK_METHODS: HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE']
@@ -187,7 +203,7 @@ export class Xrpc {
 
   /** Serves a query: `GET`, and `HEAD` without the body. */
   query<M extends l.Query>(schema: M, handler: Handler<M, undefined>): void
-  query<M extends l.Query, A>(schema: M, options: MethodOptions<M, A>, handler: Handler<M, A>): void
+  query<M extends l.Query, A>(schema: M, options: MethodOptions<M, A>, handler: NoInfer<Handler<M, A>>): void
   query<M extends l.Query, A>(
     schema: M,
     options: MethodOptions<M, A> | Handler<M, undefined>,
@@ -199,7 +215,7 @@ export class Xrpc {
 
   /** Serves a procedure: `POST`. */
   procedure<M extends l.Procedure>(schema: M, handler: Handler<M, undefined>): void
-  procedure<M extends l.Procedure, A>(schema: M, options: MethodOptions<M, A>, handler: Handler<M, A>): void
+  procedure<M extends l.Procedure, A>(schema: M, options: MethodOptions<M, A>, handler: NoInfer<Handler<M, A>>): void
   procedure<M extends l.Procedure, A>(
     schema: M,
     options: MethodOptions<M, A> | Handler<M, undefined>,
@@ -214,8 +230,9 @@ export class Xrpc {
     const { auth, rates } = options
     const { bypass, rates: common } = this.#options
     const readParams = paramsReader(schema)
-    const readInput = inputReader(schema, options.bodyBytesMax)
+    const readInput = inputReader(schema, options)
     const send = this.#sender(schema)
+    const takesRaw = schema instanceof l.Procedure && schema.input.encoding !== undefined && !isJson(schema.input)
     const limited = common !== undefined && common.length > 0 && !options.exempt
     this.#kinds.set(nsid, verb)
     this.#http.route({
@@ -227,23 +244,30 @@ export class Xrpc {
         let allowance: Allowance | undefined
         if (limited && !free) allowance = await applyRates(common, request, reply)
         const params = readParams(queryOf(request.raw.url!)) as Params<M>
-        const caller = (auth ? await this.#authenticate(auth, request, reply, nsid) : undefined) as A
+        const caller = (auth ? await this.#authenticate(auth, request, { nsid, params, reply }) : undefined) as A
         const input = (verb === 'POST' || hasBody(request.raw) ? await readInput(request) : undefined) as Input<M>
         const call = new Call<M, A>(params, input, caller, request, reply)
-        if (rates && !free) await applyRates(rates, call, reply, allowance)
-        return send(reply, await handler(call))
+        try {
+          if (rates && !free) await applyRates(rates, call, reply, allowance)
+          return send(reply, await handler(call))
+        } finally {
+          if (takesRaw) (input as RawInput).body.destroy()
+        }
       },
     })
   }
 
-  async #authenticate<A>(auth: Auth<A>, request: FastifyRequest, reply: FastifyReply, nsid: Nsid): Promise<A> {
+  async #authenticate<A>(auth: Auth<A>, request: FastifyRequest, call: Unproven): Promise<A> {
+    const { reply } = call
     reply.header('cache-control', 'private')
     reply.header('vary', 'Authorization')
     try {
-      return await auth(request, nsid)
+      return await auth(request, call)
     } catch (error) {
       const { challenge } = this.#options
-      if (challenge && error instanceof Refused && error.status === 401) reply.header('www-authenticate', challenge)
+      if (challenge && error instanceof Refused && error.status === 401 && !reply.hasHeader('www-authenticate')) {
+        reply.header('www-authenticate', challenge)
+      }
       throw error
     }
   }
@@ -255,10 +279,11 @@ export class Xrpc {
     const { checkReplies, log } = this.#options
     return (reply, value) => {
       if (value instanceof RawReply) return sendRaw(reply, value, log)
-      if (checkReplies) assertReply(schema, value)
-      if (value === undefined) return reply.send()
+      const json = value === undefined ? undefined : replyJson(value, mayHoldData)
+      if (checkReplies) assertReply(schema, json)
+      if (json === undefined) return reply.send()
       reply.header('content-type', JSON_TYPE)
-      return reply.send(replyJson(value, mayHoldData))
+      return reply.send(json)
     }
   }
 
@@ -297,25 +322,30 @@ function sendRaw(reply: FastifyReply, { encoding, body, headers, status }: RawRe
 }
 
 /** @throws Error, a bug, if a reply is not what the lexicon promises. */
-function assertReply({ nsid, output }: Method, value: unknown): void {
+function assertReply({ nsid, output }: Method, json: string | undefined): void {
   if (output.encoding === undefined) {
-    if (value !== undefined) throw new Error(`${nsid}: a reply was given where none is promised`)
+    if (json !== undefined) throw new Error(`${nsid}: a reply was given where none is promised`)
     return
   }
-  if (output.encoding !== 'application/json') throw new Error(`${nsid}: the reply has to be raw`)
-  const result = output.schema?.safeParse(value)
-  if (result && !result.success) throw new Error(`${nsid}: the reply breaks the lexicon: ${result.reason.message}`)
+  if (!isJson(output) || json === undefined) throw new Error(`${nsid}: a reply of ${output.encoding} is promised`)
+  const result = output.schema && check(output.schema, jsonToValue(json))
+  if (result && 'problem' in result) throw new Error(`${nsid}: the reply breaks the lexicon: ${result.problem}`)
 }
 
+const isJson = ({ encoding }: l.Payload) => encoding === 'application/json'
+
 /** Makes the reader of one method's body. */
-function inputReader(schema: Method, bytesMax: number | undefined): (request: FastifyRequest) => Promise<unknown> {
+function inputReader(
+  schema: Method,
+  { bodyBytesMax, plainInput }: Pick<MethodOptions<Method, unknown>, 'bodyBytesMax' | 'plainInput'>,
+): (request: FastifyRequest) => Promise<unknown> {
   const input = schema instanceof l.Procedure ? schema.input : undefined
   if (input?.encoding === undefined) return refuseBody
   const { encoding, schema: shape } = input
-  const expectsJson = encoding === 'application/json'
-  const keepsData = holdsData(shape)
+  const expectsJson = isJson(input)
+  const keepsData = !plainInput && (shape === undefined || holdsData(shape))
   const limit =
-    bytesMax ??
+    bodyBytesMax ??
     (expectsJson ? JSON_BODY_BYTES_MAX : encoding.startsWith('text/') ? TEXT_BODY_BYTES_MAX : RAW_BODY_BYTES_MAX)
   return async request => {
     const { headers } = request.raw
@@ -329,23 +359,12 @@ function inputReader(schema: Method, bytesMax: number | undefined): (request: Fa
     }
     if (!expectsJson) return rawInput(request, type, limit)
     const text = fromUtf8(await readBody(request.raw, limit))
-    return shape ? checked(shape, keepsData ? dataOf(text) : parseJsonBody(text)) : dataOf(text)
+    const value = keepsData ? jsonToValue(text, { depthMax: BODY_DEPTH_MAX }) : parseJsonBody(text)
+    if (shape === undefined) return value
+    const checked = check(shape, value)
+    if ('problem' in checked) throw new Refused('InvalidRequest', checked.problem)
+    return checked.value
   }
-}
-
-function dataOf(text: string): unknown {
-  try {
-    return jsonToValue(text)
-  } catch (error) {
-    if (error instanceof Malformed) throw new Refused('InvalidRequest', error.message)
-    throw error
-  }
-}
-
-function checked(shape: l.Schema, value: unknown): unknown {
-  const result = shape.safeParse(value)
-  if (!result.success) throw new Refused('InvalidRequest', result.reason.message)
-  return result.value
 }
 
 function rawInput(request: FastifyRequest, encoding: string, limit: number): RawInput {

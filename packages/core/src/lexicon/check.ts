@@ -1,0 +1,49 @@
+/**
+ * Values of the data model against lexicon schemas.
+ *
+ * The schemas are those of the reference's SDK and take core's values as they are: {@link Cid} for links, `Uint8Array`
+ * for bytes. One thing they do not know is an integer beyond 2^53, which JSON text and CBOR may hold and core keeps as
+ * `bigint`; such values are checked as numbers and handed back untouched.
+ */
+import type { l } from '@atproto/lex-schema'
+import { Cid } from '../cid.ts'
+
+export type Checked = { readonly value: unknown } | { readonly problem: string; readonly issues: readonly string[] }
+
+/** Checks a value and fills in defaults. What is not changed is shared with the given value. */
+export function check(schema: l.Schema<unknown>, value: unknown): Checked {
+  const result = schema.safeParse(value)
+  if (result.success) return { value: result.value }
+  if (!holdsBigint(value)) return refusal(result.reason)
+  const rounded = schema.safeParse(round(value))
+  return rounded.success ? { value: restore(rounded.value, value) } : refusal(rounded.reason)
+}
+
+const refusal = ({ message, issues }: l.LexValidationError): Checked => ({
+  problem: message,
+  issues: issues.map(String),
+})
+
+function isContainer(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !(value instanceof Uint8Array) && !(value instanceof Cid)
+}
+
+function holdsBigint(value: unknown): boolean {
+  return typeof value === 'bigint' || (isContainer(value) && Object.values(value).some(holdsBigint))
+}
+
+/** A copy with numbers for bigints. */
+function round(value: unknown): unknown {
+  if (typeof value === 'bigint') return Number(value)
+  if (Array.isArray(value)) return value.map(round)
+  if (!isContainer(value)) return value
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, round(inner)]))
+}
+
+/** Puts the bigints of `original` back into its rounded copy, which it changes. */
+function restore(copy: unknown, original: unknown): unknown {
+  if (typeof original === 'bigint') return original
+  if (!isContainer(original) || !isContainer(copy)) return copy
+  for (const [key, inner] of Object.entries(original)) copy[key] = restore(copy[key], inner)
+  return copy
+}
