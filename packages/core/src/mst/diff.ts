@@ -30,80 +30,75 @@ export interface Diff {
  * @throws Malformed, MissingBlock
  */
 export function diff(a: Tree | null, b: Tree): Diff {
-  const lost = new Map<string, Node>()
-  const gained = new Map<string, Node>()
-  const changes: Change[] = []
-  if (a?.root.equals(b.root)) return { gained: [], lost: [], changes }
-  const left = a === null ? null : open(a, lost)
-  const right = open(b, gained)
-  while (left !== null && !left.atEnd && !right.atEnd) step(left, right, lost, gained, changes)
-  while (left !== null && !left.atEnd) {
-    if (left.key === null) add(lost, left.enter())
-    else {
-      changes.push({ key: left.key, from: left.value, to: null })
-      left.next()
-    }
-  }
-  while (!right.atEnd) {
-    if (right.key === null) add(gained, right.enter())
-    else {
-      changes.push({ key: right.key, from: null, to: right.value })
-      right.next()
-    }
-  }
+  if (a?.root.equals(b.root)) return { gained: [], lost: [], changes: [] }
+  const comparison = new Comparison(a, b)
+  while (comparison.step());
+  const { lost, gained, changes } = comparison
   return {
     // A subtree is entered on both sides when a key next to it changed; if it is the same it is neither.
-    gained: [...gained].filter(([key]) => !lost.has(key)).map(([, { cid, bytes }]) => ({ cid, bytes })),
-    lost: [...lost].filter(([key]) => !gained.has(key)).map(([, { cid }]) => cid),
+    gained: [...gained.values()].filter(({ cid }) => !lost.has(cid.key)),
+    lost: [...lost.values()].filter(cid => !gained.has(cid.key)),
     changes,
   }
 }
 
-function open(tree: Tree, seen: Map<string, Node>): Cursor {
-  add(seen, tree.rootNode)
-  return new Cursor(tree.rootNode, tree.loader)
-}
+class Comparison {
+  /** The nodes entered so far, by the keys of their CIDs. */
+  readonly lost = new Map<string, Cid>()
+  readonly gained = new Map<string, Block>()
+  readonly changes: Change[] = []
+  readonly #left: Cursor | null
+  readonly #right: Cursor
 
-function add(seen: Map<string, Node>, node: Node): void {
-  seen.set(node.cid.key, node)
-}
+  constructor(a: Tree | null, b: Tree) {
+    this.#left = a && new Cursor(a.rootNode, a.loader)
+    this.#right = new Cursor(b.rootNode, b.loader)
+    if (a !== null) this.#lose(a.rootNode)
+    this.#gain(b.rootNode)
+  }
 
-/**
- * Moves one or both cursors on. All keys passed on either side are less than those still ahead on both, so where both
- * stand on subtrees, these begin at the same place.
- */
-function step(
-  left: Cursor,
-  right: Cursor,
-  lost: Map<string, Node>,
-  gained: Map<string, Node>,
-  changes: Change[],
-): void {
-  if (left.child !== null && right.child !== null) {
-    const below = left.layer - right.layer
-    if (below === 0 && same(left.child, right.child)) {
-      left.next()
-      right.next()
-      return
-    }
-    if (below >= 0) add(lost, left.enter())
-    if (below <= 0) add(gained, right.enter())
-  } else if (left.child !== null) add(lost, left.enter())
-  else if (right.child !== null) add(gained, right.enter())
-  else compareEntries(left, right, changes)
+  /**
+   * Moves one or both cursors on; false when both are at their ends. All keys passed on either side are less than those
+   * still ahead on both, so where both stand on subtrees, these begin at the same place.
+   */
+  step(): boolean {
+    const left = this.#left?.atEnd === false ? this.#left : null
+    const right = this.#right.atEnd ? null : this.#right
+    if (left?.child && right?.child) {
+      const above = left.layer - right.layer
+      if (above === 0 && same(left.child, right.child)) {
+        left.next()
+        right.next()
+        return true
+      }
+      if (above >= 0) this.#lose(left.enter())
+      if (above <= 0) this.#gain(right.enter())
+    } else if (left?.child) this.#lose(left.enter())
+    else if (right?.child) this.#gain(right.enter())
+    else this.#compareEntries(left, right)
+    return left !== null || right !== null
+  }
+
+  /** Passes the lesser of two keys, or both if they are the same one; null is a side that has none left. */
+  #compareEntries(left: Cursor | null, right: Cursor | null): void {
+    const key = !left || (right && right.key! < left.key!) ? right?.key : left.key
+    if (key == null) return
+    const from = left?.key === key ? left.value : null
+    const to = right?.key === key ? right.value : null
+    if (!from?.equals(to)) this.changes.push({ key, from, to })
+    if (from !== null) left!.next()
+    if (to !== null) right!.next()
+  }
+
+  #lose({ cid }: Node): void {
+    this.lost.set(cid.key, cid)
+  }
+
+  #gain({ cid, bytes }: Node): void {
+    this.gained.set(cid.key, { cid, bytes })
+  }
 }
 
 function same(a: Node | Cid, b: Node | Cid): boolean {
   return a === b || cidOf(a)!.equals(cidOf(b))
-}
-
-function compareEntries(left: Cursor, right: Cursor, changes: Change[]): void {
-  const a = left.key!
-  const b = right.key!
-  if (a <= b) {
-    const to = a === b ? right.value : null
-    if (to === null || !left.value.equals(to)) changes.push({ key: a, from: left.value, to })
-    left.next()
-  } else changes.push({ key: b, from: null, to: right.value })
-  if (b <= a) right.next()
 }

@@ -1,6 +1,7 @@
 // Trees that no honest writer makes: each has to end in an error, soon.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import fc from 'fast-check'
 import { type Block, Blocks, MissingBlock } from '../blocks.ts'
 import { Cid } from '../cid.ts'
 import { Malformed } from '../errors.ts'
@@ -100,22 +101,22 @@ test('a chain of hollow nodes ends at the bottom layer', () => {
   assert.ok(asked.asked.length <= 6)
 })
 
-test('with heights of first keys only, an edited key on a wrong layer is still refused', () => {
+test('with heights of the root only, an edited key on a wrong layer is still refused', () => {
   // b belongs one layer up; a commit that creates it there must not pass.
   const wrong = block([a, b, c], [null, null, null, null])
-  const load = (heights: 'all' | 'first') => Tree.load(wrong.cid, new Blocks([wrong]), { heights })
+  const load = (heights: 'all' | 'root') => Tree.load(wrong.cid, new Blocks([wrong]), { heights })
   assert.throws(() => load('all').get(b), Malformed)
-  assert.throws(() => invert(load('first'), [{ path: b, cid: one, prev: null }]), Malformed)
-  assert.throws(() => invert(load('first'), [{ path: b, cid: one, prev: recordCid(2) }]), Malformed)
-  assert.throws(() => load('first').put(b, one), Malformed)
+  assert.throws(() => invert(load('root'), [{ path: b, cid: one, prev: null }]), Malformed)
+  assert.throws(() => invert(load('root'), [{ path: b, cid: one, prev: recordCid(2) }]), Malformed)
+  assert.throws(() => load('root').put(b, one), Malformed)
   const below = block([a, b], [null, null, null])
   const above = block([d], [below, null])
-  const tree = Tree.load(above.cid, new Blocks([above, below]), { heights: 'first' })
+  const tree = Tree.load(above.cid, new Blocks([above, below]), { heights: 'root' })
   assert.throws(() => tree.put(a, recordCid(2)), Malformed)
   assert.throws(() => tree.delete(a), Malformed)
 })
 
-test('with heights of first keys only, no wrong tree can be undone to a right one', () => {
+test('with heights of the root only, no wrong tree can be undone to a right one', () => {
   const keys = keysOfHeights([1, 0, 2, 0])
   const right = allTrees(keys, [one])
   const roots = new Set(right.map(({ root }) => root.key))
@@ -132,7 +133,7 @@ test('with heights of first keys only, no wrong tree can be undone to a right on
       const paths = keys.filter(key => before.map.has(key) !== after.map.has(key))
       const ops = paths.map(path => ({ path, cid: after.map.get(path) ?? null, prev: before.map.get(path) ?? null }))
       try {
-        const undone = invert(Tree.load(after.root, after.blocks, { heights: 'first' }), ops)
+        const undone = invert(Tree.load(after.root, after.blocks, { heights: 'root' }), ops)
         assert.ok(roots.has(after.root.key) || undone.root.key !== before.root.key, `${undone}`)
       } catch (error) {
         assert.ok(error instanceof Malformed)
@@ -141,6 +142,49 @@ test('with heights of first keys only, no wrong tree can be undone to a right on
     }
   }
   assert.ok(refused > 0)
+})
+
+test('whatever stands in the blocks, nothing but Malformed and MissingBlock comes of it', () => {
+  const keys = Array.from({ length: 60 }, (_, i) => `w.test/${String(i * 37).padStart(4, '0')}`)
+  const good = new SlowTree(keys.map(key => [key, one]))
+  const spot = fc.record({ node: fc.nat(), at: fc.nat(), byte: fc.nat(255), from: fc.option(fc.nat()) })
+  const attempts: ((tree: Tree) => unknown)[] = [
+    tree => [...tree.nodes()],
+    tree => [...tree.list({ reverse: true })],
+    tree => diff(Tree.load(good.root, good.blocks), tree),
+    tree => diff(tree, Tree.load(good.root, good.blocks)),
+    tree => coveringProof(tree, keys.slice(10, 13)),
+    tree => tree.missing(keys),
+    tree => keys.reduce((t, key) => t.delete(key), tree).root,
+    tree => keys.reduce((t, key) => t.put(`${key}x`, one), tree).root,
+    tree =>
+      invert(
+        tree,
+        keys.map(path => ({ path, cid: one, prev: null })),
+      ).root,
+  ]
+  let failed = 0
+  fc.assert(
+    fc.property(fc.array(spot, { minLength: 1, maxLength: 4 }), fc.constantFrom('all', 'root'), (spots, heights) => {
+      const bytes = new Map(good.nodes.map(({ cid, bytes }) => [cid.key, bytes]))
+      for (const { node, at, byte, from } of spots) {
+        // A changed byte, or another node's bytes, under a CID that stays.
+        const { cid, bytes: old } = good.nodes[node % good.nodes.length]!
+        const other = from === null ? old.with(at % old.length, byte) : good.nodes[from % good.nodes.length]!.bytes
+        bytes.set(cid.key, other)
+      }
+      const blocks = { get: (cid: Cid) => bytes.get(cid.key) }
+      for (const attempt of attempts) {
+        try {
+          attempt(Tree.load(good.root, blocks, { heights }))
+        } catch (error) {
+          if (!(error instanceof Malformed || error instanceof MissingBlock)) throw error
+          failed++
+        }
+      }
+    }),
+  )
+  assert.ok(failed > 100)
 })
 
 test('a node knows its bytes, and reads them back', () => {

@@ -2,9 +2,9 @@
 import { type BlockSource, MissingBlock } from '../blocks.ts'
 import { Cid } from '../cid.ts'
 import { Malformed } from '../errors.ts'
-import { MST_NODE_ENTRIES_MAX } from '../limits.ts'
+import { MST_HEIGHT_MAX, MST_NODE_ENTRIES_MAX } from '../limits.ts'
 import { decodeNode, encodeNode, withLink } from './encoding.ts'
-import { heightOfKey, keyHeight } from './key.ts'
+import { keyHeight } from './key.ts'
 
 /** A subtree: in memory, known by its CID only, or absent. */
 export type Child = Node | Cid | null
@@ -45,8 +45,7 @@ export class Node {
    * keys' order, syntax and compression, one height for all keys, no subtrees below the bottom layer.
    *
    * `layer` is the one that its place in the tree demands, needed for a node without keys; without it the first key
-   * decides. `heights: 'first'` trusts that the other keys have the height of the first, `'root'` that they have that of
-   * their place where one is given: see {@link Loader}.
+   * decides. With `heights: 'root'` nothing else is asked about heights: see {@link Loader}.
    * That the bytes hash to `cid` is not checked.
    * @throws Malformed
    */
@@ -55,10 +54,11 @@ export class Node {
     const first = keys[0]
     let layer = options.layer
     if (first !== undefined) {
-      const height = layer !== undefined && options.heights === 'root' ? layer : heightOfKey(first)
+      const height = layer !== undefined && options.heights === 'root' ? layer : keyHeight(first)
+      if (height > MST_HEIGHT_MAX) throw new Malformed('MST key higher than a tree may be')
       if (layer !== undefined && layer !== height) throw new Malformed('MST node on the wrong layer')
       layer = height
-      if (options.heights === undefined || options.heights === 'all') {
+      if (options.heights !== 'root') {
         for (let i = 1; i < keys.length; i++) {
           if (keyHeight(keys[i]!) !== height) throw new Malformed('MST keys of different heights in one node')
         }
@@ -81,7 +81,10 @@ export class Node {
     return this.keys.length === 0 && this.children[0] === null
   }
 
-  /** The encoded node; shared, not to be changed. Encodes all changed nodes below it first. */
+  /**
+   * The encoded node; shared, not to be changed, and part of a larger buffer (copy it before giving it to another thread).
+   * Encodes all changed nodes below it first.
+   */
   get bytes(): Uint8Array {
     return (this.#bytes ??= this.#encode())
   }
@@ -164,10 +167,10 @@ export function cidOf(child: Child): Cid | null {
   return child instanceof Node ? child.cid : child
 }
 
-/** Which keys' heights are checked when nodes are loaded: all, the first of each node, or the first of the root. */
-export type Heights = 'all' | 'first' | 'root'
+/** Which keys' heights are checked when nodes are loaded: all, or only the first of the root. See {@link Loader}. */
+export type Heights = 'all' | 'root'
 
-/** How much of the keys' heights is checked when nodes are loaded: see {@link Loader}. */
+/** How nodes are checked when they are loaded. */
 export interface LoadOptions {
   /** `'all'` if left out. */
   heights?: Heights
@@ -177,10 +180,10 @@ export interface LoadOptions {
  * Loads nodes from a block source and checks each against its place in the tree: exactly one layer below its parent, keys
  * between the parent's, not empty. So a walk cannot go deeper than the root is high, and meets no block twice.
  *
- * Checking every key's height costs a hash for each, most of the cost of loading. With `heights: 'first'` keys are
- * believed to have the height of the layer they stand on, counted from the first key of the root. That suffices for nodes
- * out of one's own storage, and for inversion to a tree known to be right: edits refuse an edited key on a wrong layer,
- * and all others stand in the tree before as they do in this one.
+ * Checking every key's height costs a hash for each, most of the cost of loading. With `heights: 'root'` the first key
+ * of the root tells how high the root is, and all keys are believed to belong on the layer they are found on. That
+ * suffices for nodes out of one's own storage, and for inversion to a tree known to be right: edits refuse an edited key
+ * on a wrong layer, and all others stand in the tree before as they do in this one.
  */
 export class Loader {
   readonly blocks: BlockSource

@@ -93,7 +93,7 @@ for (const [heights, values] of worlds) {
           after.tree,
           ops.map(op => op.path),
         )
-        for (const heights of ['all', 'first'] as const) {
+        for (const heights of ['all', 'root'] as const) {
           const partial = Tree.load(after.tree.root, new Blocks(proof), { heights })
           assert.equal(invert(partial, ops).root.key, before.tree.root.key)
         }
@@ -121,6 +121,7 @@ test('what missing names suffices to apply any change and to prove it', () => {
   const all = allTrees(keysOfHeights([0, 2, 0, 1, 3, 0]), [one])
   for (const before of all) {
     for (const after of all) {
+      if (before === after) continue
       const ops = opsBetween(before.map, after.map)
       const paths = ops.map(op => op.path)
       const here = new Blocks()

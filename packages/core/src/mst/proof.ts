@@ -65,7 +65,7 @@ export interface Op {
  * are needed.
  *
  * If the tree before is known to be right and nothing is thrown, this tree is right too where it was seen, even if loaded
- * with `heights: 'first'`.
+ * with `heights: 'root'`.
  *
  * @throws Malformed when the operations are not what led to this tree, MissingBlock when a needed node is absent.
  * Source: atproto.com/specs/sync; reference algorithm of protocol 1.1.

@@ -154,6 +154,7 @@ export class Tree {
    */
   missing(keys: readonly string[], { neighbours = true }: { neighbours?: boolean } = {}): Cid[] {
     const missing: Cid[] = []
+    if (keys.length === 0) return missing
     if (!(this.#root instanceof Node) && this.#loader.blocks.get(this.#root) === undefined) return [this.#root]
     cover(
       this.rootNode,
