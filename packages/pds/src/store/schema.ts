@@ -5,6 +5,7 @@
  * wide rows in a WITHOUT ROWID table cost three to four times as much.
  */
 import type { Migration } from '@millisky/server/db/migrate'
+import { EVENT_LOG_MIGRATION } from '@millisky/server/log/sql'
 import { type Generated, type RawBuilder, sql } from 'kysely'
 
 export interface AccountTable {
@@ -227,5 +228,5 @@ const tables: Migration = {
   },
 }
 
-/** The history of the schema, without the event log's own. */
-export const migrations: readonly Migration[] = [tables]
+/** The history of the schema. */
+export const migrations: readonly Migration[] = [EVENT_LOG_MIGRATION, tables]

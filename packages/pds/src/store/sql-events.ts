@@ -1,6 +1,7 @@
 /** How events get into the log: within the transaction that made them happen. */
 import type { Did } from '@millisky/core/syntax'
 import type { Awaitable, Tx } from '@millisky/server/db/db'
+import type { SqlLog } from '@millisky/server/log/sql'
 import type { PdsSchema } from './schema.ts'
 import type { PendingEvent } from './store.ts'
 
@@ -10,4 +11,12 @@ export interface EventAppender {
   append(tx: Tx<PdsSchema>, events: readonly PendingEvent[]): Awaitable<unknown>
   /** Takes away what earlier transactions said about an account. */
   forget(tx: Tx<PdsSchema>, did: Did): Awaitable<unknown>
+}
+
+/** The log's own writing side, which knows no schema but its own. */
+export function appenderOf(log: SqlLog): EventAppender {
+  return {
+    append: (tx, events) => log.append(tx as unknown as Tx<never>, events),
+    forget: (tx, did) => log.forget(tx as unknown as Tx<never>, did),
+  }
 }

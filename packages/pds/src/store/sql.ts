@@ -1,23 +1,24 @@
 /** The store over SQL: one database for state and events, SQLite or PostgreSQL. */
 import type { Db } from '@millisky/server/db/db'
-import type { Log } from '@millisky/server/log/log'
+import type { SqlLog } from '@millisky/server/log/sql'
 import type { PdsSchema } from './schema.ts'
 import { createAccountStore } from './sql-accounts.ts'
 import { createBlobStore } from './sql-blobs.ts'
-import type { EventAppender } from './sql-events.ts'
+import { appenderOf } from './sql-events.ts'
 import { createRepoStore } from './sql-repos.ts'
 import { createSessionStore } from './sql-sessions.ts'
 import { createTicketStore } from './sql-tickets.ts'
 import type { Store } from './store.ts'
 
 /** @param log - Lies in the same database. Closed with the store. */
-export function createSqlStore(db: Db<PdsSchema>, log: Log & EventAppender): Store {
+export function createSqlStore(db: Db<PdsSchema>, log: SqlLog): Store {
   const ping = db.prepare(db.kysely.selectFrom('secret').select('name').limit(1))
+  const events = appenderOf(log)
   return {
-    accounts: createAccountStore(db, log),
+    accounts: createAccountStore(db, events),
     sessions: createSessionStore(db),
     tickets: createTicketStore(db),
-    repos: createRepoStore(db, log),
+    repos: createRepoStore(db, events),
     blobs: createBlobStore(db),
     log,
     async ping() {

@@ -1,0 +1,329 @@
+/** Puts the PDS together. The only file that names drivers. */
+import { randomBytes, randomInt } from 'node:crypto'
+import { type AddressInfo, createServer } from 'node:net'
+import { join } from 'node:path'
+import { withSeq } from '@millisky/core/event'
+import { TidClock } from '@millisky/core/tid'
+import { type Db, openDb } from '@millisky/server/db/db'
+import { type FetchBytes, Fetcher } from '@millisky/server/fetch'
+import { addHealth, createHttp, listen } from '@millisky/server/http'
+import { dnsTxt, Identities } from '@millisky/server/identity'
+import { Lanes } from '@millisky/server/lanes'
+import { openSqlLog, type SqlLog } from '@millisky/server/log/sql'
+import { bypassOf, RateLimit } from '@millisky/server/rate'
+import { Subscription } from '@millisky/server/subscribe'
+import { createLog, type Logger } from '@millisky/server/trace'
+import { notWebSocket } from '@millisky/server/upgrade'
+import { Xrpc } from '@millisky/server/xrpc'
+import type { FastifyInstance } from 'fastify'
+import { createAccess } from './access.ts'
+import { Accounts } from './accounts.ts'
+import { addIdentityApi } from './api/identity.ts'
+import { addPreferencesApi } from './api/preferences.ts'
+import { addRepoApi } from './api/repo.ts'
+import { addServerApi } from './api/server.ts'
+import { addSyncApi } from './api/sync.ts'
+import { addBlobApi } from './api/sync-blob.ts'
+import { addWellKnown } from './api/well-known.ts'
+import { createDiskBlobs } from './blobs/disk.ts'
+import { type BlobDriver, Blobs } from './blobs.ts'
+import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from './config.ts'
+import { Crawlers } from './crawl.ts'
+import { Exports } from './exports.ts'
+import { Lifecycle } from './lifecycle.ts'
+import { Repos } from './repos.ts'
+import { verifyServiceToken } from './service-auth.ts'
+import { Sessions } from './sessions.ts'
+import { migrations, type PdsSchema } from './store/schema.ts'
+import { createSqlStore } from './store/sql.ts'
+import type { Store } from './store/store.ts'
+import { Tokens } from './tokens.ts'
+
+/** What tests replace. */
+export interface PdsParts {
+  log?: Logger
+  version?: string
+  /** Milliseconds since 1970. */
+  now?: () => number
+  /** Reaches the directory, relays and strangers. */
+  fetch?: FetchBytes
+  blobs?: BlobDriver
+}
+
+export interface Pds {
+  /** Where it listens, without a slash at the end; known after {@link listen}. */
+  readonly url: string
+  readonly names: ServiceNames
+  readonly store: Store
+  readonly repos: Repos
+  readonly lifecycle: Lifecycle
+  readonly blobs: Blobs
+  listen(): Promise<void>
+  /** Answers what has been asked, then lets go of everything. */
+  close(): Promise<void>
+}
+
+const SUBSCRIBE_PATH = '/xrpc/com.atproto.sync.subscribeRepos'
+const HOUSEKEEPING_MS = 10 * 60_000
+const JWT_SECRET_BYTES = 32
+
+/** Opens the database; {@link Pds.listen} then begins to serve. */
+export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Promise<Pds> {
+  const { log = createLog({ name: 'pds', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
+  const names = serviceNames(settings, settings.port === 0 ? await freePort() : settings.port)
+  const port = settings.port === 0 ? Number(new URL(names.publicUrl).port) : settings.port
+  const core = await openCore(settings, log, now, parts.blobs)
+  const outside = openOutside(settings, names, version, log, now, parts.fetch)
+  core.onCommit = () => outside.crawlers.notify()
+  const http = createHttp({ log, product: `millisky-pds/${version}`, trustProxy: settings.trustProxy })
+  const subscription = new Subscription({ log: core.store.log, now })
+  await addMethods({ ...core, ...outside, settings, names, version, log, now, http })
+  http.route({
+    method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
+    url: SUBSCRIBE_PATH,
+    handler: request => {
+      throw notWebSocket(request.method)
+    },
+  })
+  subscription.attach(http.server, SUBSCRIBE_PATH)
+  const housekeeping = startHousekeeping(core, log, now, settings.backfillWindowMs)
+  let url = ''
+  let closing: Promise<void> | null = null
+  return {
+    ...core,
+    names,
+    get url() {
+      return url
+    },
+    async listen() {
+      url = await listen(http, addressOf(settings, port))
+      log.info({ url, publicUrl: names.publicUrl, did: names.did }, 'the PDS is listening')
+      outside.crawlers.notify()
+    },
+    close() {
+      closing ??= (async () => {
+        await housekeeping.stop()
+        await outside.crawlers.close()
+        await http.close()
+        await core.lanes.idle()
+        await subscription.close()
+        await outside.close()
+        await core.store.close()
+      })()
+      return closing
+    },
+  }
+}
+
+/** State, and the rules for changing it. */
+interface Core {
+  store: Store
+  lanes: Lanes
+  repos: Repos
+  lifecycle: Lifecycle
+  blobs: Blobs
+  eventLog: SqlLog
+  /** Told after each commit. */
+  onCommit: () => void
+}
+
+async function openCore(settings: PdsSettings, log: Logger, now: () => number, driver?: BlobDriver): Promise<Core> {
+  const { databaseUrl, blobDirectory } = storagePaths(settings)
+  const db = await openDb<PdsSchema>(databaseUrl, { migrations, log })
+  const eventLog = await openSqlLog(db as unknown as Db<never>, { withSeq, now, log })
+  const store = createSqlStore(db, eventLog)
+  const lanes = new Lanes()
+  // Wall clock with a fraction, so that revs made within a millisecond keep their order by themselves.
+  const tids = new TidClock({ now, clockId: randomInt(1024) })
+  const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
+  const disk = { root: blobDirectory, staging: join(blobDirectory, '.staging') }
+  const blobs = new Blobs({
+    driver: driver ?? createDiskBlobs(disk),
+    store,
+    lanes,
+    now,
+    bytesMax: settings.blobUploadLimit,
+    graceMs: settings.blobGraceMs,
+  })
+  const core: Core = { store, lanes, repos, lifecycle: new Lifecycle(repos), blobs, eventLog, onCommit: () => {} }
+  return core
+}
+
+/** What reaches out. */
+interface Outside {
+  fetch: FetchBytes
+  /** For hosts that the operator names, which may lie in a private network. */
+  trustedFetch: FetchBytes
+  crawlers: Crawlers
+  close(): Promise<void>
+}
+
+function openOutside(
+  settings: PdsSettings,
+  names: ServiceNames,
+  version: string,
+  log: Logger,
+  now: () => number,
+  given: FetchBytes | undefined,
+): Outside {
+  const userAgent = `millisky-pds/${version}`
+  const strangers = new Fetcher({ userAgent, allowPrivate: settings.disableSsrfProtection })
+  const trusted = new Fetcher({ userAgent, allowPrivate: true })
+  const fetch: FetchBytes = given ?? ((url, options) => strangers.fetch(url, options))
+  const trustedFetch: FetchBytes = given ?? ((url, options) => trusted.fetch(url, options))
+  const crawlers = new Crawlers({
+    relays: settings.crawlers.map(relay => (relay.includes('://') ? relay : `https://${relay}`)),
+    publicHost: names.publicHost,
+    fetch: trustedFetch,
+    log,
+    now,
+  })
+  return {
+    fetch,
+    trustedFetch,
+    crawlers,
+    async close() {
+      await Promise.all([strangers.close(), trusted.close()])
+    },
+  }
+}
+
+interface MethodParts extends Core, Outside {
+  settings: PdsSettings
+  names: ServiceNames
+  version: string
+  log: Logger
+  now: () => number
+  http: FastifyInstance
+}
+
+async function addMethods(parts: MethodParts): Promise<void> {
+  const { settings, names, store, lifecycle, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
+  const { devMode, adminPassword } = settings
+  const handles = { domains: names.handleDomains, development: devMode }
+  const identities: Identities = new Identities({
+    plcUrl: settings.plcUrl,
+    fetch,
+    plcFetch: trustedFetch,
+    resolveTxt: dnsTxt({ backup: settings.handleNameservers }),
+    local: { handle: handle => accounts.localHandle(handle) },
+    settings: {
+      dids: { staleMs: settings.didStaleMs, maxMs: settings.didMaxMs },
+      timeoutMs: settings.resolverTimeoutMs,
+    },
+    now,
+    ...(devMode ? { development: {} } : {}),
+  })
+  const accounts: Accounts = new Accounts({
+    store,
+    lifecycle,
+    identities,
+    names,
+    handles,
+    inviteRequired: settings.inviteRequired,
+    plcRotationKey: settings.plcRotationKey,
+    recoveryDidKey: settings.recoveryDidKey,
+    directory: { plcUrl: settings.plcUrl, fetch: trustedFetch },
+    log,
+  })
+  const tokens = new Tokens(settings.jwtSecret ?? (await keptSecret(store)), names.did, now)
+  const access = createAccess({ tokens, adminPassword })
+  const sessions = new Sessions({ store, tokens, now })
+  const limits = settings.rateLimits ? rateLimits() : null
+  const xrpc = new Xrpc(http, {
+    log,
+    checkReplies: devMode,
+    rates: limits ? [{ limit: limits.all, key: request => request.ip }] : [],
+    bypass: bypassOf({ key: settings.rateBypassKey, ips: settings.rateBypassIps }),
+  })
+  const audiences = [names.did, `${names.did}#atproto_pds`]
+  addRepoApi(xrpc, {
+    store,
+    repos,
+    blobs,
+    access,
+    identities,
+    writeLimits: limits?.writes,
+    uploadLimits: limits?.uploads,
+  })
+  addSyncApi(xrpc, { store, exports: new Exports(store), access })
+  addBlobApi(xrpc, { store, blobs, access })
+  addServerApi(xrpc, {
+    settings,
+    names,
+    store,
+    access,
+    accounts,
+    sessions,
+    verifyServiceToken: (token, lxm) => verifyServiceToken(token, lxm, { identities, audiences, now }),
+    loginLimits: limits?.logins,
+    createAccountLimits: limits?.signUps,
+  })
+  addIdentityApi(xrpc, { store, identities, handles })
+  addPreferencesApi(xrpc, { store, access })
+  addWellKnown(http, { store, names, version })
+  addHealth(http, version, () => store.ping())
+}
+
+async function keptSecret(store: Store): Promise<string> {
+  const secret = await store.tickets.secret('jwt', () => randomBytes(JWT_SECRET_BYTES))
+  return Buffer.from(secret).toString('hex')
+}
+
+/** The reference's numbers. Source: pds.md, "Rate limits of the reference". */
+function rateLimits() {
+  const [minute, hour, day] = [60_000, 3_600_000, 86_400_000]
+  const limit = (name: string, points: number, windowMs: number) => new RateLimit(name, { points, windowMs })
+  return {
+    all: limit('all', 3_000, 5 * minute),
+    writes: [limit('write-hour', 5_000, hour), limit('write-day', 35_000, day)],
+    uploads: [limit('upload', 1_000, day)],
+    logins: [limit('login', 30, 5 * minute), limit('login-day', 300, day)],
+    signUps: [limit('sign-up', 100, 5 * minute)],
+  }
+}
+
+/** What has to be done from time to time; one round at a time. */
+function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs: number): { stop(): Promise<void> } {
+  let running: Promise<void> = Promise.resolve()
+  let busy = false
+  const round = async () => {
+    const collected = await core.blobs.collect()
+    if (collected.blobs + collected.staged > 0) log.info(collected, 'removed blobs that nothing refers to')
+    await core.store.sessions.removeExpired(now())
+    await core.eventLog.prune({ ageMs: windowMs, now: now() })
+  }
+  const timer = setInterval(() => {
+    if (busy) return
+    busy = true
+    running = round()
+      .catch(error => log.error({ err: error }, 'housekeeping failed'))
+      .finally(() => {
+        busy = false
+      })
+  }, HOUSEKEEPING_MS)
+  timer.unref()
+  return {
+    async stop() {
+      clearInterval(timer)
+      await running
+    },
+  }
+}
+
+function addressOf({ socketPath, bind, devMode }: PdsSettings, port: number) {
+  if (socketPath !== undefined) return { socketPath, mode: 0o770 }
+  return { port, host: bind ?? (devMode ? '127.0.0.1' : '::') }
+}
+
+/** A port that is free now: the public URL has to be known before the server listens. */
+async function freePort(): Promise<number> {
+  const probe = createServer()
+  await new Promise<void>((resolve, reject) => {
+    probe.once('error', reject)
+    probe.listen(0, '127.0.0.1', resolve)
+  })
+  const { port } = probe.address() as AddressInfo
+  await new Promise(resolve => probe.close(resolve))
+  return port
+}
