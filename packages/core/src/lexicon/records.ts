@@ -10,7 +10,7 @@
 import type { l } from '@atproto/lex-schema'
 import type { Obj } from '../cbor.ts'
 import { Refused } from '../errors.ts'
-import { check } from './check.ts'
+import { checkAsIs } from './check.ts'
 import { records } from './gen/records.ts'
 
 /** The schema of a record type, if its lexicon is part of the project. */
@@ -26,7 +26,7 @@ export function recordSchema(nsid: string): l.RecordSchema | undefined {
  */
 export function checkRecord(schema: l.RecordSchema, record: Obj, rkey: string): void {
   const { $type: type } = schema
-  const result = check(schema, record)
+  const result = checkAsIs(schema, record)
   if ('problem' in result) throw new Refused('InvalidRequest', `Invalid ${type} record: ${result.problem}`)
   if (!schema.keySchema.matches(rkey)) {
     throw new Refused('InvalidRequest', `Invalid record key for ${type}: ${JSON.stringify(rkey)}`)

@@ -2,6 +2,7 @@
 
 import { l } from '@atproto/lex-schema'
 import { Refused } from '@millisky/core/errors'
+import { withoutStacks } from '@millisky/core/lexicon/check'
 import type { Method } from './schema.ts'
 
 /** `foo[]=bar` and `foo[0]=bar`, as some clients write lists. */
@@ -22,7 +23,7 @@ export function paramsReader(schema: Method): (query: string) => unknown {
   const { nsid, parameters } = schema
   const read = (entries: URLSearchParams | [string, string][]): unknown => {
     try {
-      return parameters.fromURLSearchParams(entries)
+      return withoutStacks(() => parameters.fromURLSearchParams(entries))
     } catch (error) {
       if (!(error instanceof l.LexValidationError)) throw error
       throw new Refused('InvalidRequest', `Invalid ${nsid} params: ${error.issues.map(String).join(', ')}`)
