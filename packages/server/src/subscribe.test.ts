@@ -8,6 +8,7 @@ import { WebSocket } from 'ws'
 import { toWire } from './log/frame-wire.ts'
 import { type Batch, Bell, type Log } from './log/log.ts'
 import { type ConsumerEnd, type SubscribeSettings, Subscription } from './subscribe.ts'
+import { createMetrics, type Metrics } from './trace.ts'
 import { notWebSocket } from './upgrade.ts'
 
 const PATH = '/xrpc/com.atproto.sync.subscribeRepos'
@@ -66,7 +67,11 @@ interface Stage {
   refusals: number[]
 }
 
-async function stage(settings: Partial<SubscribeSettings> = {}, log = new MemoryLog()): Promise<Stage> {
+async function stage(
+  settings: Partial<SubscribeSettings> = {},
+  log = new MemoryLog(),
+  metrics?: Metrics,
+): Promise<Stage> {
   const [ends, refusals]: [ConsumerEnd[], number[]] = [[], []]
   const server = createServer((request, response) => {
     const refused = notWebSocket(request.method)
@@ -75,6 +80,7 @@ async function stage(settings: Partial<SubscribeSettings> = {}, log = new Memory
   const subscription = new Subscription({
     log,
     settings: { closeMs: 200, ...settings },
+    ...(metrics ? { metrics } : {}),
     observer: {
       ended: (_consumer, end) => ends.push(end),
       refused: status => refusals.push(status),
@@ -408,6 +414,31 @@ test('the operator sees consumers and can disconnect one', async () => {
   await eventually(() => subscription.list().length === 1, 'the other stays')
   await other.until(3)
   assert.deepEqual(subscription.totals(), { consumers: 1, events: 6, bytes: 2 * (info?.bytes ?? 0), lagMax: 0 })
+})
+
+test('what happens is counted', async () => {
+  const metrics = createMetrics()
+  const log = new MemoryLog()
+  const { url, port, subscription } = await stage({}, log, metrics)
+  const client = new Client(`${url}?cursor=0`)
+  await client.opened
+  log.add(3)
+  await client.until(3)
+  await plain(port, { headers: upgrade, path: `${PATH}?cursor=x` })
+  await new Client(`${url}?cursor=9`).closed
+  await eventually(() => subscription.list().length === 1, 'the other has gone')
+  for (let i = 0; i < 2; i++) {
+    const text = await metrics.text()
+    for (const line of [
+      'subscribe_consumers 1',
+      'subscribe_lag_max 0',
+      'subscribe_events_sent_total 3',
+      'subscribe_ends_total{why="future-cursor"} 1',
+      'subscribe_refused_total{status="400"} 1',
+    ]) {
+      assert.ok(text.split('\n').includes(line), `${line} in ${text}`)
+    }
+  }
 })
 
 test('at the end everybody near the tail gets the rest and 1012, replays are cut between events', async () => {

@@ -19,7 +19,9 @@ import { SEQ_MAX } from '@millisky/core/limits'
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
 import type { Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
+import { countStream, type SubscribeTotals } from './subscribe/metrics.ts'
 import { Tail } from './subscribe/tail.ts'
+import type { Metrics } from './trace.ts'
 import { onUpgrade } from './upgrade.ts'
 
 export { CONSUMER_ENDS, type ConsumerEnd } from './subscribe/consumer.ts'
@@ -29,7 +31,10 @@ export interface SubscribeSettings {
   consumersMax: number
   /** Consumers at a time from one IPv4 address or IPv6 /64 network; default 200. */
   consumersPerAddressMax: number
-  /** While events keep coming, they are sent at most this often; the first one after a pause goes at once. Default 5. */
+  /**
+   * While events keep coming they are sent at most this often, up to five times more rarely with very many consumers;
+   * the first one after a pause goes at once. Default 5.
+   */
   coalesceMs: number
   /** Read from the log at a time; default 256 KiB. A single longer event is still sent. */
   batchBytes: number
@@ -69,7 +74,7 @@ export interface ConsumerInfo {
   bytes: number
 }
 
-/** Told when things happen; the daemon makes counters and log lines of it. */
+/** Told when things happen, for log lines. */
 export interface SubscribeObserver {
   opened?(consumer: ConsumerInfo): void
   ended?(consumer: ConsumerInfo, end: ConsumerEnd): void
@@ -83,6 +88,8 @@ export interface SubscribeParts {
   log: Log
   settings?: Partial<SubscribeSettings>
   observer?: SubscribeObserver
+  /** Gets `subscribe_…` metrics; of one stream only. */
+  metrics?: Metrics
   /** The client's address as the daemon's proxy settings tell it; default the socket's. */
   addressOf?: (request: IncomingMessage) => string
   /** Milliseconds since the epoch. */
@@ -100,6 +107,7 @@ export class Subscription {
   readonly #consumers = new Map<number, Consumer>()
   readonly #perAddress = new Map<string, number>()
   readonly #detach: (() => void)[] = []
+  readonly #count: ReturnType<typeof countStream> | null
   readonly #sweep: NodeJS.Timeout
   #nextId = 1
   #closing: Promise<void> | null = null
@@ -111,7 +119,8 @@ export class Subscription {
     this.#log = parts.log
     this.#now = parts.now ?? Date.now
     this.#settings = { ...SUBSCRIBE_DEFAULTS, ...parts.settings }
-    this.#tail = new Tail(parts.log, this.#settings, this.#now)
+    this.#tail = new Tail(parts.log, this.#settings)
+    this.#count = parts.metrics ? countStream(parts.metrics, () => this.totals()) : null
     const options: ServerOptions & { closeTimeout: number } = {
       noServer: true,
       clientTracking: false,
@@ -138,8 +147,7 @@ export class Subscription {
     return [...this.#consumers.values()].map(consumer => this.#describe(consumer))
   }
 
-  /** Sums over all consumers there have been, for metrics. `lagMax` is that of the consumer furthest behind now. */
-  totals(): { consumers: number; events: number; bytes: number; lagMax: number } {
+  totals(): SubscribeTotals {
     let [events, bytes, lagMax] = [this.#eventsBefore, this.#bytesBefore, 0]
     for (const consumer of this.#consumers.values()) {
       events += consumer.events
@@ -193,8 +201,10 @@ export class Subscription {
         this.#start(client, socket, request, address, cursor),
       )
     } catch (error) {
-      if (error instanceof Refused || error instanceof Unavailable)
+      if (error instanceof Refused || error instanceof Unavailable) {
+        this.#count?.refused(error.status)
         this.#parts.observer?.refused?.(error.status, address)
+      }
       throw error
     }
   }
@@ -294,6 +304,7 @@ export class Subscription {
     else this.#perAddress.delete(network)
     this.#eventsBefore += consumer.events
     this.#bytesBefore += consumer.bytes
+    this.#count?.ended(consumer.ended)
     this.#parts.observer?.ended?.(this.#describe(consumer), consumer.ended)
     consumer.close()
   }

@@ -1,6 +1,13 @@
 import type { Batch, Log } from '../log/log.ts'
 import type { Consumer } from './consumer.ts'
 
+/**
+ * A write to a socket costs about as much as the 40 KB it might hold (measured with 1 and 8 frames of 5 KB a write). So that many consumers do not eat the processor with small
+ * writes, steps are rarer the longer one takes, up to this many times `coalesceMs`.
+ */
+const PAUSE_GROWTH_MAX = 5
+const PAUSE_PER_WORK = 8
+
 export interface TailSettings {
   coalesceMs: number
   batchBytes: number
@@ -16,7 +23,6 @@ export class Tail {
   closed = false
   readonly #log: Log
   readonly #settings: TailSettings
-  readonly #now: () => number
   readonly #waiting = new Set<Consumer>()
   readonly #shared = new Map<number, Batch | Promise<Batch>>()
   readonly #stop = new AbortController()
@@ -24,23 +30,27 @@ export class Tail {
   /** The head at the step before: who stands behind it is replaying and shares with nobody. */
   #before: number
 
-  constructor(log: Log, settings: TailSettings, now: () => number) {
+  constructor(log: Log, settings: TailSettings) {
     this.#log = log
     this.#settings = settings
-    this.#now = now
     this.flushed = this.#before = log.head
     this.#steps = this.#run()
   }
 
   async #run(): Promise<void> {
     const { signal } = this.#stop
-    let steppedAt = 0
+    let [steppedAt, pauseMs] = [0, 0]
     while (!signal.aborted) {
       if (this.#log.head <= this.flushed) await this.#log.bell.wait(signal).catch(() => {})
-      const rest = steppedAt + this.#settings.coalesceMs - this.#now()
+      const rest = steppedAt + pauseMs - performance.now()
       if (rest > 0 && !signal.aborted) await new Promise(resolve => setTimeout(resolve, rest))
-      steppedAt = this.#now()
+      steppedAt = performance.now()
       this.#step()
+      // The consumers that wait have written once this line is reached.
+      await null
+      const { coalesceMs } = this.#settings
+      const workMs = performance.now() - steppedAt
+      pauseMs = Math.min(Math.max(coalesceMs, workMs * PAUSE_PER_WORK), coalesceMs * PAUSE_GROWTH_MAX)
     }
   }
 

@@ -1,0 +1,235 @@
+/**
+ * Event streams to many consumers: CPU of the serving process per frame delivered, against `ws` sending frame by frame;
+ * and how fast one consumer can replay. Consumers are sockets of another process that only count bytes.
+ */
+import { type ChildProcess, fork } from 'node:child_process'
+import { createServer, type Server } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { toWireBatch } from '@millisky/server/log/frame-wire'
+import { type Batch, Bell, type Log } from '@millisky/server/log/log'
+import { Subscription } from '@millisky/server/subscribe'
+import { type WebSocket, WebSocketServer } from 'ws'
+import type { Report } from './codec.ts'
+import { type Measured, machine, printTable } from './measure.ts'
+
+const PATH = '/xrpc/com.atproto.sync.subscribeRepos'
+const FRAME_BYTES = 5_124
+const CONSUMERS = 100
+const ROUNDS = 3
+
+const frame = new Uint8Array(FRAME_BYTES).fill(7)
+
+/** A log in memory that forgets: what is appended within the last read is one buffer, as in the segment log's tail. */
+class TailLog implements Log {
+  readonly bell = new Bell()
+  head = 0
+  oldest = 1
+  readonly #batches: { first: number; wire: Uint8Array }[] = []
+
+  append(count: number): void {
+    const { wire } = toWireBatch(Array.from({ length: count }, () => frame))
+    this.#batches.push({ first: this.head + 1, wire })
+    if (this.#batches.length > 64) this.#batches.shift()
+    this.head += count
+    this.bell.ring()
+  }
+
+  read(after: number): Batch {
+    const found = this.#batches.filter(batch => batch.first > after)
+    if (found[0] && found[0].first !== after + 1) throw new Error('the consumer fell out of the bench')
+    return { count: this.head - after, last: this.head, wire: found.map(batch => batch.wire) }
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** A log without end whose every batch is the same memory: what remains is the cost of sending. */
+class EndlessLog implements Log {
+  readonly bell = new Bell()
+  readonly oldest = 1
+  readonly head: number
+  #wire: Uint8Array | null = null
+
+  constructor(head: number) {
+    this.head = head
+  }
+
+  read(after: number, { bytes }: { bytes: number }): Batch {
+    const count = Math.min(this.head - after, Math.floor(bytes / (FRAME_BYTES + 4)))
+    const length = count * (FRAME_BYTES + 4)
+    this.#wire ??= toWireBatch(Array.from({ length: count }, () => frame)).wire
+    return { count, last: after + count, wire: [this.#wire.subarray(0, length)] }
+  }
+
+  async close(): Promise<void> {}
+}
+
+async function listening(server: Server): Promise<number> {
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  return (server.address() as AddressInfo).port
+}
+
+/** Consumers in another process. */
+class Crowd {
+  readonly #child: ChildProcess
+  bytes = 0
+  #changed = Promise.withResolvers<void>()
+  #open = 0
+
+  constructor(port: number, count: number, query = '') {
+    this.#child = fork(fileURLToPath(import.meta.url), ['consume', String(port), String(count), query])
+    this.#child.on('message', (message: { open: number; bytes: number }) => {
+      this.bytes = message.bytes
+      this.#open = message.open
+      this.#changed.resolve()
+      this.#changed = Promise.withResolvers()
+    })
+  }
+
+  async opened(count: number): Promise<void> {
+    while (this.#open < count) await this.#changed.promise
+  }
+
+  async received(bytes: number): Promise<void> {
+    while (this.bytes < bytes) await this.#changed.promise
+  }
+
+  end(): void {
+    this.#child.kill()
+  }
+}
+
+/** The consumers' process. */
+function consume(port: number, count: number, query: string): void {
+  let [open, bytes, told] = [0, 0, '']
+  const buffer = Buffer.allocUnsafe(1 << 20)
+  const key = 'AAAAAAAAAAAAAAAAAAAAAA=='
+  for (let i = 0; i < count; i++) {
+    let isOpen = false
+    const callback = (length: number): boolean => {
+      if (isOpen) bytes += length
+      else {
+        // The answer to the handshake; a frame may follow in the same piece.
+        isOpen = true
+        open++
+        bytes += length - (buffer.subarray(0, length).indexOf('\r\n\r\n') + 4)
+      }
+      return true
+    }
+    const socket = connect({ port, host: '127.0.0.1', onread: { buffer, callback } })
+    socket.on('error', () => {})
+    const lines = ['Host: x', 'Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13']
+    socket.write(`GET ${PATH}${query} HTTP/1.1\r\n${lines.join('\r\n')}\r\nSec-WebSocket-Key: ${key}\r\n\r\n`)
+  }
+  setInterval(() => {
+    const news = `${open} ${bytes}`
+    if (news !== told) process.send?.({ open, bytes })
+    told = news
+  }, 5)
+  process.on('disconnect', () => process.exit())
+}
+
+/** CPU-seconds of this process while `work` runs, and the seconds it took. */
+async function accounted(work: () => Promise<void>): Promise<{ cpu: number; wall: number }> {
+  const [start, since] = [process.cpuUsage(), performance.now()]
+  await work()
+  const { user, system } = process.cpuUsage(start)
+  return { cpu: (user + system) / 1e6, wall: (performance.now() - since) / 1e3 }
+}
+
+/** Appends so many frames at this pace, and waits until every consumer has them. */
+async function deliver(crowd: Crowd, frames: number, perSecond: number, append: (count: number) => void) {
+  const before = crowd.bytes
+  return accounted(async () => {
+    const since = performance.now()
+    for (let sent = 0; sent < frames; ) {
+      const due = Math.min(frames, Math.floor(((performance.now() - since) / 1e3) * perSecond) + 1)
+      if (due > sent) append(due - sent)
+      sent = Math.max(sent, due)
+      await new Promise(resolve => setTimeout(resolve, 1))
+    }
+    await crowd.received(before + frames * CONSUMERS * (FRAME_BYTES + 4))
+  })
+}
+
+async function live(perSecond: number, frames: number): Promise<Measured> {
+  const server = createServer()
+  const log = new TailLog()
+  const subscription = new Subscription({ log })
+  subscription.attach(server, PATH)
+  const crowd = new Crowd(await listening(server), CONSUMERS)
+  await crowd.opened(CONSUMERS)
+  await deliver(crowd, 200, perSecond, count => log.append(count))
+  const rates: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const { cpu } = await deliver(crowd, frames, perSecond, count => log.append(count))
+    rates.push((frames * CONSUMERS) / cpu)
+  }
+  crowd.end()
+  await subscription.close()
+  server.close()
+  return measured(`our stream, ${perSecond} events/s`, rates)
+}
+
+/** What most servers do: each frame to each consumer. */
+async function peer(perSecond: number, frames: number): Promise<Measured> {
+  const server = createServer()
+  const sockets = new WebSocketServer({ server, perMessageDeflate: false })
+  const crowd = new Crowd(await listening(server), CONSUMERS)
+  await crowd.opened(CONSUMERS)
+  const append = (count: number) => {
+    for (let i = 0; i < count; i++) for (const client of sockets.clients as Set<WebSocket>) client.send(frame)
+  }
+  await deliver(crowd, 20, perSecond, append)
+  const rates: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const { cpu } = await deliver(crowd, frames, perSecond, append)
+    rates.push((frames * CONSUMERS) / cpu)
+  }
+  crowd.end()
+  for (const client of sockets.clients) client.terminate()
+  server.close()
+  return measured(`ws, send per frame, ${perSecond} events/s`, rates)
+}
+
+/** MB per second of wall clock and of CPU. */
+async function replay(): Promise<Measured[]> {
+  const [walls, cpus]: [number[], number[]] = [[], []]
+  for (let round = 0; round < ROUNDS; round++) {
+    const server = createServer()
+    const frames = 400_000
+    const subscription = new Subscription({ log: new EndlessLog(frames) })
+    subscription.attach(server, PATH)
+    const crowd = new Crowd(await listening(server), 1, '?cursor=0')
+    await crowd.opened(1)
+    const [before, size] = [crowd.bytes, frames * (FRAME_BYTES + 4)]
+    const { cpu, wall } = await accounted(() => crowd.received(size))
+    walls.push((size - before) / wall / 1e6)
+    cpus.push((size - before) / cpu / 1e6)
+    crowd.end()
+    await subscription.close()
+    server.close()
+  }
+  return [measured('one consumer, MB per second', walls), measured('one consumer, MB per CPU-second', cpus)]
+}
+
+function measured(name: string, rates: number[]): Measured {
+  const sorted = rates.sort((a, b) => a - b)
+  return { name, opsPerCpuSecond: sorted[sorted.length >> 1]!, low: sorted[0]!, high: sorted.at(-1)! }
+}
+
+export async function run(report: Report): Promise<void> {
+  const rows = [await live(2_000, 4_000), await live(500, 1_000), await peer(500, 400)]
+  report(`fan-out of ${FRAME_BYTES} byte frames to ${CONSUMERS} consumers, frames delivered`, rows)
+  report('replay from memory', await replay())
+}
+
+if (import.meta.main) {
+  const [, , command, port, count, query] = process.argv
+  if (command === 'consume') consume(Number(port), Number(count), query ?? '')
+  else {
+    console.log(machine())
+    await run((title, rows) => printTable(title, rows, ''))
+  }
+}
