@@ -197,6 +197,7 @@ test('what is shown holds no secret', () => {
   assert.equal(shown.key, '(secret)')
   assert.equal(shown.window, '3d')
   assert.equal(shown.hosts, 'a,b')
+  assert.equal(shown.size, '5MiB')
 })
 
 test('help and documentation list every setting', () => {

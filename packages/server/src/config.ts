@@ -384,6 +384,7 @@ function range({ min, max }: { min?: number; max?: number }): string {
 /** A value as one would write it. */
 function written(setting: Setting, value: unknown): string {
   if (setting.type === 'duration') return formatDuration(value as number)
+  if (setting.type === 'bytes') return formatBytes(value as number)
   if (setting.type === 'list') return (value as readonly string[]).join(',')
   if (setting.type === 'hex') return Buffer.from(value as Uint8Array).toString('hex')
   return String(value)
@@ -395,6 +396,19 @@ function formatDuration(ms: number): string {
     if (ms >= size && ms % size === 0) return `${ms / size}${name}`
   }
   return `${ms}ms`
+}
+
+function formatBytes(bytes: number): string {
+  for (const [name, size] of [
+    ['GiB', 2 ** 30],
+    ['MiB', 2 ** 20],
+    ['KiB', 2 ** 10],
+    ['MB', 1e6],
+    ['KB', 1e3],
+  ] as const) {
+    if (bytes >= size && bytes % size === 0) return `${bytes / size}${name}`
+  }
+  return String(bytes)
 }
 
 /** Settings in the order of the table, by section. */
