@@ -154,6 +154,7 @@ test('malformed frames are refused', () => {
     ['a third item', concat([header, encode({}), encode({})])],
     ['cut short', concat([header, encode({ a: 'b' })]).subarray(0, -1)],
     ['not canonical', concat([header, Uint8Array.of(0xa1, 0x61, 0x61, 0x18, 0x01)])],
+    ['too many items', concat([header, encode({ b: Array.from({ length: 2 }, () => new Array(70_000).fill({})) })])],
     ['too large', concat([header, encode({ b: new Uint8Array(FRAME_BYTES_MAX) })])],
   ]
   for (const [what, bytes] of bad) assert.throws(() => decodeFrame(bytes), Malformed, what)

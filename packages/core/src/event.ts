@@ -12,7 +12,7 @@ import { writeCar } from './car.ts'
 import { decode, decodeFirst, encode, type Obj, type Value } from './cbor.ts'
 import { Cid } from './cid.ts'
 import { Malformed } from './errors.ts'
-import { FRAME_BYTES_MAX, SEQ_MAX } from './limits.ts'
+import { FRAME_BYTES_MAX, FRAME_ITEMS_MAX, SEQ_MAX } from './limits.ts'
 import type { Change } from './repo.ts'
 import { type Datetime, type Did, type Handle, isDatetime, isDid, isTid, type Tid } from './syntax.ts'
 
@@ -118,7 +118,7 @@ export function infoFrame(name: string, message?: string): Uint8Array {
 }
 
 /**
- * Takes a frame apart, strictly: canonical DAG-CBOR, nothing behind it, at most 5,000,000 bytes.
+ * Takes a frame apart, strictly: canonical DAG-CBOR, nothing behind it, at most 5,000,000 bytes and 131,072 items.
  *
  * Unknown fields, types and operations are no error. Floats are let pass, since only the known fields are any of ours.
  *
@@ -127,6 +127,8 @@ export function infoFrame(name: string, message?: string): Uint8Array {
 export function decodeFrame(bytes: Uint8Array): Frame {
   if (bytes.length > FRAME_BYTES_MAX)
     throw new Malformed(`frame of ${bytes.length} bytes is larger than ${FRAME_BYTES_MAX}`)
+  // Five megabytes of empty maps would take hundreds as objects.
+  if (countItems(bytes, FRAME_ITEMS_MAX) > FRAME_ITEMS_MAX) throw new Malformed('frame of too many items')
   const { value: header, end } = decodeFirst(bytes, 0, OPTIONS)
   if (!isObj(header)) throw new Malformed('frame header is not a map')
   const { op, t } = header
@@ -301,6 +303,16 @@ function skip(bytes: Uint8Array, at: number): number {
   }
   if (at > bytes.length) throw new Malformed('frame cut short', at)
   return at
+}
+
+/** The number of CBOR items in a frame, also of those inside others; counting ends behind `max`. */
+function countItems(bytes: Uint8Array, max: number): number {
+  let count = 0
+  for (let at = 0; at < bytes.length && count <= max; count++) {
+    const { major, value, next } = readHead(bytes, at)
+    at = major === 2 || major === 3 ? next + value : next
+  }
+  return count
 }
 
 function integerSize(value: number): number {

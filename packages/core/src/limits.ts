@@ -7,6 +7,8 @@
 
 /** Whole WebSocket message of an event stream. Source: sync spec. */
 export const FRAME_BYTES_MAX = 5_000_000
+/** CBOR items in one frame, nested ones too; 200 operations have 2,000. No source names a limit; it bounds memory. */
+export const FRAME_ITEMS_MAX = 131_072
 /** `blocks` of a #commit. Source: sync spec, lexicon subscribeRepos. */
 export const COMMIT_BLOCKS_BYTES_MAX = 2_000_000
 /** `blocks` of a #sync. Source: lexicon subscribeRepos. */

@@ -48,14 +48,15 @@ export interface Change {
 }
 
 /** Nodes out of one's own storage are not checked as strangers' are. */
-const OWN = { heights: 'first' } as const
+const OWN = { heights: 'root' } as const
 
 /**
  * Which tree nodes {@link apply} needs and `blocks` lacks. Load them and ask again, until there are none: each round goes
  * one layer deeper, for all writes together.
  */
 export function missing(head: Head | null, blocks: BlockSource, writes: readonly Write[]): Cid[] {
-  if (head === null || writes.length === 0) return []
+  if (head === null) return []
+  if (blocks.get(head.data) === undefined) return [head.data]
   return Tree.load(head.data, blocks, OWN).missing(
     writes.map(write => write.path),
     { neighbours: true },
@@ -65,7 +66,8 @@ export function missing(head: Head | null, blocks: BlockSource, writes: readonly
 /**
  * Computes the commit that applies writes to a repository. Nothing is stored; nothing changes in what was given.
  *
- * No writes make an empty commit: a new rev and signature over the same tree. The first commit has `head` null.
+ * No writes make an empty commit: a new rev and signature over the same tree, told with the root node, which some
+ * consumers want to see. The first commit has `head` null.
  *
  * @param change.blocks holds the nodes that {@link missing} names; the old tree's nodes are not verified again
  * @param change.rev must be above that of `head`

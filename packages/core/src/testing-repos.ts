@@ -1,11 +1,15 @@
 /** Repositories for tests and benchmarks: real keys, real signatures, nothing random, nothing stored. */
-import { Blocks } from './blocks.ts'
+import fc from 'fast-check'
+import { type Block, Blocks } from './blocks.ts'
 import { base32, utf8 } from './bytes.ts'
+import { writeCar } from './car.ts'
 import { encode, type Obj } from './cbor.ts'
 import { Cid } from './cid.ts'
+import { signCommit } from './commit.ts'
 import { type Curve, SigningKey } from './crypto.ts'
-import { commitEvent, decodeFrame, type Event, encodeFrame, type Frame, withSeq } from './event.ts'
+import { commitEvent, decodeFrame, type Event, encodeFrame, type Frame, type RepoOp, withSeq } from './event.ts'
 import { sha256 } from './hash.ts'
+import { keyHeight } from './mst/key.ts'
 import { apply, type Change, type Head, type Write } from './repo.ts'
 import type { Datetime, Did, Tid } from './syntax.ts'
 import { decodeTid, encodeTid } from './tid.ts'
@@ -38,6 +42,35 @@ export function update(path: string, text: string, more?: Obj): Write {
 }
 export function remove(path: string): Write {
   return { action: 'delete', path }
+}
+
+/** Paths in few collections, so that trees of some height come about. */
+const POOL = Array.from({ length: 90 }, (_, i) => `app.bsky.feed.${['like', 'post', 'repost'][i % 3]}/${i}`)
+
+/**
+ * Random batches of writes that fit one after the other on an empty repository. `size` bounds the writes of a batch,
+ * `count` the batches. Deletions come often enough to empty it, and equal records often enough to be met again.
+ */
+export function batches({ size = 12, count = 12 }: { size?: number; count?: number } = {}): fc.Arbitrary<Write[][]> {
+  const picks = fc.uniqueArray(fc.tuple(fc.nat(POOL.length - 1), fc.integer({ min: 0, max: 5 }), fc.boolean()), {
+    maxLength: size,
+    selector: ([n]) => n,
+  })
+  return fc.array(picks, { minLength: 1, maxLength: count }).map(list => {
+    const there = new Set<string>()
+    return list.map(batch =>
+      batch.map(([n, text, keep]): Write => {
+        const path = POOL[n]!
+        if (!there.has(path)) {
+          there.add(path)
+          return create(path, `${text}`)
+        }
+        if (keep) return update(path, `${text}`)
+        there.delete(path)
+        return remove(path)
+      }),
+    )
+  })
 }
 
 /** A repository that remembers everything: what it holds, and every block it ever had. */
@@ -133,3 +166,42 @@ export function judgeFrame(
     ...more,
   })
 }
+
+/** Record paths of these heights, in ascending order. */
+export function pathsOfHeights(...heights: number[]): string[] {
+  return heights.map((height, i) => {
+    let n = 0
+    while (keyHeight(`app.test.path/${i}-${n}`) !== height) n++
+    return `app.test.path/${i}-${n}`
+  })
+}
+
+/** The verdict on a commit over a tree and records that its owner put together by hand, and signed. */
+export function handmade(
+  options: { tree: Block[]; root: Cid; records?: Block[]; ops: RepoOp[]; prevData?: Cid; did?: Did },
+  more: Partial<JudgeInput> = {},
+) {
+  const repo = new TestRepo('mallory')
+  const rev = repo.nextRev()
+  const { block } = signCommit({ did: options.did ?? repo.did, data: options.root, rev }, repo.key)
+  const body: Obj = {
+    seq: 1,
+    rebase: false,
+    tooBig: false,
+    repo: repo.did,
+    commit: block.cid,
+    rev,
+    since: null,
+    blocks: writeCar([block.cid], [block, ...options.tree, ...(options.records ?? [])]),
+    ops: options.ops.map(({ prev, ...op }): Obj => (prev ? { ...op, prev } : op)),
+    blobs: [],
+    time: TIME,
+  }
+  if (options.prevData) body.prevData = options.prevData
+  return judgeFrame(repo, decodeFrame(encodeFrame({ t: '#commit', body })), null, more)
+}
+
+export const createOp = (path: string, cid: Cid): RepoOp => ({ action: 'create', path, cid, prev: null })
+
+/** Blocks without one of them. */
+export const dropped = (blocks: Block[], cid: Cid) => blocks.filter(block => !block.cid.equals(cid))

@@ -10,7 +10,7 @@ import { type Block, type BlockSource, MissingBlock } from './blocks.ts'
 import { equal } from './bytes.ts'
 import { readCar } from './car.ts'
 import { decode } from './cbor.ts'
-import type { Cid } from './cid.ts'
+import { Cid } from './cid.ts'
 import { type Commit, decodeCommit, verifyCommit } from './commit.ts'
 import type { PublicKey } from './crypto.ts'
 import { Malformed } from './errors.ts'
@@ -35,8 +35,9 @@ import {
   REV_FUTURE_TOLERANCE_MS,
   SYNC_BLOCKS_BYTES_MAX,
 } from './limits.ts'
+import { HIGHEST, highOf, LOWEST, lowOf } from './mst/node.ts'
 import { invert } from './mst/proof.ts'
-import { type LoadOptions, Tree } from './mst/tree.ts'
+import { Tree } from './mst/tree.ts'
 import { type Did, isPlcDid, isRepoPath, type Tid } from './syntax.ts'
 import { decodeTid } from './tid.ts'
 
@@ -393,8 +394,11 @@ function checkOps(ops: RepoOp[]): Dropped | null {
 }
 
 function checkRecords(ops: RepoOp[], blocks: BlockSource, notes: Reason[]): Dropped | null {
+  // One large record at two hundred paths is looked at once.
+  const seen = ops.length > 1 ? new Set<string>() : null
   for (const { cid, path } of ops) {
-    if (cid === null) continue
+    if (cid === null || seen?.has(cid.key)) continue
+    seen?.add(cid.key)
     const bytes = blocks.get(cid)
     if (bytes === undefined) {
       note(notes, 'record-missing')
@@ -426,23 +430,45 @@ function note(notes: Reason[], reason: Reason): void {
 /**
  * Whether the signed tree says what the operations say, and undoing them leads to the tree before.
  *
- * Hashing every key to see whether it is on its layer is most of the work. Where the tree before is the one admitted last
- * and undoing leads there, that can be spared: a misplaced key would have to be in that tree too, or be one of those that
- * the operations put there, which are always checked.
+ * Where the tree before is the one admitted last and undoing leads there, only the nodes on the way are looked at, and few
+ * of their keys are hashed to see whether they are on their layer, which is most of the work: whatever is misplaced would
+ * have to be in that tree too, or be put there by the operations, whose keys are always checked. In all other cases every
+ * node is examined that the slice holds.
  */
 function checkTree(body: CommitBody, slice: Slice, prior: AccountState | null, notes: Reason[]): Dropped | null {
+  const { commit, blocks } = slice
   if (continues(prior, body)) {
     const doubts: Reason[] = []
-    if (undo(body, slice, doubts, { heights: 'root' }) === null && doubts.length === 0) return null
+    if (undo(body, Tree.load(commit.data, blocks, { heights: 'root' }), doubts) === null && doubts.length === 0)
+      return null
   }
-  return undo(body, slice, notes, { heights: 'all' })
+  const tree = Tree.load(commit.data, blocks)
+  return examine(tree, blocks) ?? undo(body, tree, notes)
+}
+
+/** Whether all nodes of the tree that are there are where they belong. No node is met twice, so this is bounded. */
+function examine(tree: Tree, blocks: BlockSource): Dropped | null {
+  if (blocks.get(tree.root) === undefined) return null
+  try {
+    const places = [{ node: tree.rootNode, low: LOWEST, high: HIGHEST }]
+    for (let place = places.pop(); place !== undefined; place = places.pop()) {
+      const { node, low, high } = place
+      for (const [i, child] of node.children.entries()) {
+        if (!(child instanceof Cid) || blocks.get(child) === undefined) continue
+        const below = tree.loader.child(node, i, low, high)!
+        places.push({ node: below, low: lowOf(node, i, low), high: highOf(node, i, high) })
+      }
+    }
+    return null
+  } catch (error) {
+    if (error instanceof Malformed) return drop('bad-tree', error.message)
+    throw error
+  }
 }
 
 /** Without `prevData` the commit must be the first: undoing it has to lead to the empty tree. */
-function undo(body: CommitBody, { commit, blocks }: Slice, notes: Reason[], options: LoadOptions): Dropped | null {
-  const { ops, prevData } = body
+function undo({ ops, prevData }: CommitBody, tree: Tree, notes: Reason[]): Dropped | null {
   try {
-    const tree = Tree.load(commit.data, blocks, options)
     for (const op of ops) if (contradicts(tree, op)) return drop('op-not-in-tree', op.path)
     if (ops.some(op => op.action !== 'create' && op.prev === null)) {
       note(notes, 'op-without-prev')
