@@ -462,6 +462,20 @@ test('at the end everybody near the tail gets the rest and 1012, replays are cut
   assert.deepEqual(ends, ['shutdown', 'shutdown'])
 })
 
+test('events that are withheld are passed over', async () => {
+  const { log, url } = await stage({ batchBytes: 1 })
+  const read = log.read.bind(log)
+  log.read = (after, limit) => {
+    const batch = read(after, limit) as Batch
+    return after === 2 || after === 5 ? { count: 0, last: batch.last, wire: [] } : batch
+  }
+  log.add(6)
+  const client = new Client(`${url}?cursor=0`)
+  await client.until(4)
+  log.add(2)
+  assert.deepEqual(await client.until(6), [1, 2, 4, 5, 7, 8])
+})
+
 test('a log that fails costs the consumer its connection and nothing else', async () => {
   const log = new MemoryLog()
   const failures: unknown[] = []
