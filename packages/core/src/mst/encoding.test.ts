@@ -122,7 +122,7 @@ test('changed bytes are taken or refused as a check by way of the generic codec 
       const { keys: k, values: v, links: l } = decodeNode(changed)
       assert.deepEqual(encodeNode(k, v, l), changed)
     }),
-    { numRuns: 3000 },
+    { numRuns: 1000 },
   )
   assert.ok(taken > 100)
 })

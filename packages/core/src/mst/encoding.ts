@@ -7,7 +7,7 @@
  * Source: atproto.com/specs/repository (MST Structure, CBOR Schema).
  */
 import { latin1 } from '../bytes.ts'
-import { CID_BYTES, Cid } from '../cid.ts'
+import { CID_BYTES, Cid, CODEC_CBOR, CODEC_RAW, HASH_SHA256 } from '../cid.ts'
 import { Malformed } from '../errors.ts'
 import { MST_KEY_BYTES_MAX, MST_NODE_ENTRIES_MAX } from '../limits.ts'
 import { commonPrefix, KEY_CHARS } from './key.ts'
@@ -229,22 +229,21 @@ function readHead(bytes: Uint8Array, at: number, major: number): void {
 
 function readLink(bytes: Uint8Array, at: number): Cid | null {
   if (bytes[at] === NULL) return null
-  const cid = readCid(bytes, at)
-  if (!cid.isCbor) throw new Malformed('MST link is not to DAG-CBOR', at)
-  return cid
+  if (bytes[at + 6] !== CODEC_CBOR) throw new Malformed('MST link is not to DAG-CBOR', at)
+  return readCid(bytes, at)
 }
 
 function readCid(bytes: Uint8Array, at: number): Cid {
-  if (
-    bytes[at] !== 0xd8 ||
-    bytes[at + 1] !== 0x2a ||
-    bytes[at + 2] !== 0x58 ||
-    bytes[at + 3] !== CID_BYTES + 1 ||
-    bytes[at + 4] !== 0
-  ) {
-    throw new Malformed('not a blessed link', at)
-  }
-  const cid = Cid.view(bytes, at + 5, CID_BYTES)
-  if (!cid.isBlessed) throw new Malformed('not a blessed link', at)
-  return cid
+  const isBlessed =
+    bytes[at] === 0xd8 &&
+    bytes[at + 1] === 0x2a &&
+    bytes[at + 2] === 0x58 &&
+    bytes[at + 3] === CID_BYTES + 1 &&
+    bytes[at + 4] === 0 &&
+    bytes[at + 5] === 1 &&
+    (bytes[at + 6] === CODEC_CBOR || bytes[at + 6] === CODEC_RAW) &&
+    bytes[at + 7] === HASH_SHA256 &&
+    bytes[at + 8] === 32
+  if (!isBlessed) throw new Malformed('not a blessed link', at)
+  return Cid.view(bytes, at + 5, CID_BYTES)
 }
