@@ -8,7 +8,8 @@ import type { l } from '@atproto/lex-schema'
 import { encode, type Obj, type Value } from '@millisky/core/cbor'
 import { Cid, CODEC_RAW } from '@millisky/core/cid'
 import { Refused } from '@millisky/core/errors'
-import { records as schemas } from '@millisky/core/lexicon/gen/records'
+import { checkAsIs } from '@millisky/core/lexicon/check'
+import { recordSchema } from '@millisky/core/lexicon/records'
 import { isAtUri, isDid, isRkey, type Nsid, type Rkey } from '@millisky/core/syntax'
 
 /** `true`: the schema must be known and fit. `false`: the data model only. Absent: the schema must fit if it is known. */
@@ -48,7 +49,7 @@ export interface RecordInput {
 /** Checks and encodes one record. `record` gets its `$type` if it has none. @throws Refused, Malformed */
 export function prepareRecord({ collection, rkey: given, record, validate, nextRkey }: RecordInput): PreparedRecord {
   const value = withType(collection, record)
-  const schema = schemas.get(collection)
+  const schema = recordSchema(collection)
   const rkey = given ?? fixedKey(schema) ?? nextRkey()
   if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
   const blobs = findBlobs(value)
@@ -93,17 +94,17 @@ function validateRecord(
     if (mustBeKnown) throw invalid(`Unknown lexicon type: ${collection}`)
     return 'unknown'
   }
-  const result = schema.safeValidate(value)
-  if (!result.success) throw schemaRefusal(collection, value, result.reason)
-  if (!schema.keySchema.safeValidate(rkey).success) throw invalid(`Invalid record key for ${collection}: ${rkey}`)
+  const result = checkAsIs(schema, value)
+  if ('problem' in result) throw schemaRefusal(schema, value, result.problem)
+  if (!schema.keySchema.matches(rkey)) throw invalid(`Invalid record key for ${collection}: ${rkey}`)
   return 'valid'
 }
 
 /** What a schema has against a blob has names of its own, so that clients can tell people. */
-function schemaRefusal(collection: Nsid, record: Obj, reason: l.LexValidationError): Refused {
-  const message = `Invalid ${collection} record: ${reason.message}`
-  for (const issue of reason.issues) {
-    const { code, path } = issue
+function schemaRefusal(schema: l.RecordSchema, record: Obj, problem: string): Refused {
+  const message = `Invalid ${schema.$type} record: ${problem}`
+  const result = schema.safeValidate(record)
+  for (const { code, path } of result.success ? [] : result.reason.issues) {
     if (code === 'too_big' && isBlob(at(record, path))) return new Refused('InvalidSize', message)
     if (code === 'invalid_value' && path.at(-1) === 'mimeType' && isBlob(at(record, path.slice(0, -1)))) {
       return new Refused('InvalidMimeType', message)

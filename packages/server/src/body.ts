@@ -48,6 +48,8 @@ export function bodyStream(request: IncomingMessage, bytesMax: number): Readable
   // `pipeline` would destroy the request when anything behind it fails, and the connection with it.
   const stages = [...decoders, meter]
   stages.reduce<Readable>((from, to) => from.pipe(to), request)
+  // Who begins to read later finds the error then; until that nobody listens, and Node would end the process.
+  meter.on('error', () => {})
   const fail = (error: NodeJS.ErrnoException) => meter.destroy(new Malformed(unreadable(error)))
   for (const decoder of decoders) decoder.on('error', fail)
   const onClose = () => {
