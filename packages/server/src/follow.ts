@@ -157,7 +157,10 @@ export class Follow {
     this.#waiting?.abort()
   }
 
-  /** Ends it. When this resolves the caller has returned from its last frames and is given no more. */
+  /**
+   * Ends it. When this resolves the caller has returned from its last frames and is given no more; so do not await it
+   * inside `onFrames`.
+   */
   async stop(): Promise<void> {
     this.#stop.abort()
     this.#waiting?.abort()
