@@ -92,26 +92,30 @@ export function unhex(text: string): Uint8Array {
 }
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567'
-const base32Char = Uint8Array.from(BASE32, c => c.charCodeAt(0))
 const base32Value = new Int8Array(128).fill(-1)
 for (let i = 0; i < 32; i++) base32Value[BASE32.charCodeAt(i)] = i
 
+/** Two characters at a time: the text of each ten bits. */
+const base32Pairs: string[] = Array.from({ length: 1024 }, (_, i) => BASE32[i >> 5]! + BASE32[i & 31]!)
+
 /** Base32, lowercase and unpadded. Source: RFC 4648 §6. */
 export function base32(bytes: Uint8Array): string {
-  const text = new Uint8Array(Math.ceil((bytes.length * 8) / 5))
-  let at = 0
+  const whole = bytes.length - (bytes.length % 5)
+  let text = ''
+  let i = 0
+  for (; i < whole; i += 5) {
+    const high = (bytes[i]! << 12) | (bytes[i + 1]! << 4) | (bytes[i + 2]! >> 4)
+    const low = ((bytes[i + 2]! & 15) << 16) | (bytes[i + 3]! << 8) | bytes[i + 4]!
+    text += base32Pairs[high >> 10]! + base32Pairs[high & 1023]! + base32Pairs[low >> 10]! + base32Pairs[low & 1023]!
+  }
   let held = 0
   let bits = 0
-  for (let i = 0; i < bytes.length; i++) {
+  for (; i < bytes.length; i++) {
     held = ((held << 8) | bytes[i]!) & 0xfff
     bits += 8
-    while (bits >= 5) {
-      bits -= 5
-      text[at++] = base32Char[(held >> bits) & 31]!
-    }
+    for (; bits >= 5; bits -= 5) text += BASE32[(held >> (bits - 5)) & 31]
   }
-  if (bits > 0) text[at] = base32Char[(held << (5 - bits)) & 31]!
-  return latin1Slice.call(text, 0, text.length)
+  return bits > 0 ? text + BASE32[(held << (5 - bits)) & 31] : text
 }
 
 /** Reads lowercase unpadded base32. @throws Malformed on another character, an impossible length or bits left over. */
@@ -149,11 +153,11 @@ export function base58(bytes: Uint8Array): string {
   for (let i = zeros; i < bytes.length; i++) {
     let carry = bytes[i]!
     for (let j = 0; j < digits.length; j++) {
-      carry += digits[j]! * 256
+      carry += digits[j]! << 8
       digits[j] = carry % 58
-      carry = Math.floor(carry / 58)
+      carry = (carry / 58) | 0
     }
-    for (; carry > 0; carry = Math.floor(carry / 58)) digits.push(carry % 58)
+    for (; carry > 0; carry = (carry / 58) | 0) digits.push(carry % 58)
   }
   let text = '1'.repeat(zeros)
   for (let i = digits.length - 1; i >= 0; i--) text += BASE58[digits[i]!]

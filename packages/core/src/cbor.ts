@@ -7,6 +7,7 @@
  * Source: atproto.com/specs/data-model, dasl.ing/drisl.html, RFC 8949 §4.2.1.
  */
 import { Buffer, isUtf8 } from 'node:buffer'
+import { Output } from './cbor-output.ts'
 import { Cid } from './cid.ts'
 import { Malformed } from './errors.ts'
 import { CONTAINER_ITEMS_MAX, DATA_DEPTH_MAX, MAP_KEY_BYTES_MAX } from './limits.ts'
@@ -35,9 +36,8 @@ export interface CborOptions {
  */
 export class Float extends Number {}
 
-const { utf8Slice, utf8Write } = Buffer.prototype as unknown as {
+const { utf8Slice } = Buffer.prototype as unknown as {
   utf8Slice(this: Uint8Array, start: number, end: number): string
-  utf8Write(this: Uint8Array, text: string, at: number, length: number): number
 }
 
 // ---- decoding ----
@@ -118,36 +118,26 @@ function readItem(buf: Uint8Array, at: number, options: CborOptions | undefined)
         value = arg < Number.MAX_SAFE_INTEGER ? -1 - arg : -1n - readBig(buf, pos)
         break
       case 2:
-        if (arg > end - pos) throw cutShort(end)
-        value = new Uint8Array(buf.buffer, buf.byteOffset + pos, arg)
-        pos += arg
-        break
       case 3:
         if (arg > end - pos) throw cutShort(end)
-        value = readText(buf, pos, arg)
+        value = head < 0x60 ? new Uint8Array(buf.buffer, buf.byteOffset + pos, arg) : readText(buf, pos, arg)
         pos += arg
         break
       case 4:
+      case 5: {
+        const map: Obj | undefined = head < 0xa0 ? undefined : {}
+        const list: Value[] | undefined = map === undefined ? [] : undefined
         if (depth >= depthMax) throw new Malformed('nested too deep', pos)
-        value = []
-        if (arg !== 0) {
-          if (arg > itemsMax || arg > end - pos) throw impossible(arg, itemsMax, pos)
-          top = new Frame(value, undefined, arg, top)
-          depth++
-          continue
-        }
-        break
-      case 5:
-        if (depth >= depthMax) throw new Malformed('nested too deep', pos)
-        value = {}
-        if (arg !== 0) {
-          if (arg > itemsMax || arg * 2 > end - pos) throw impossible(arg, itemsMax, pos)
-          top = new Frame(undefined, value, arg, top)
-          depth++
-          pos = readKey(buf, pos, top, keyBytesMax)
-          continue
-        }
-        break
+        if (arg > itemsMax) throw new Malformed('too many items in one container', pos)
+        // An item has at least a byte, an entry two: no container is believed to hold more than the input could.
+        if (arg > (map === undefined ? end - pos : (end - pos) / 2)) throw cutShort(end)
+        value = (map ?? list)!
+        if (arg === 0) break
+        top = new Frame(list, map, arg, top)
+        depth++
+        if (map !== undefined) pos = readKey(buf, pos, top, keyBytesMax)
+        continue
+      }
       case 6:
         if (arg !== 42) throw new Malformed('tag other than 42', pos)
         value = readCid(buf, pos)
@@ -190,11 +180,6 @@ function setProto(map: Obj, value: Value): void {
 
 function cutShort(at: number): Malformed {
   return new Malformed('cut short', at)
-}
-
-/** Why a container cannot have `count` items: too many to allow, or more than the bytes left could hold. */
-function impossible(count: number, itemsMax: number, pos: number): Malformed {
-  return new Malformed(count > itemsMax ? 'too many items in one container' : 'cut short', pos)
 }
 
 /** The number behind a head with info 24-27; approximate beyond 2^53 (see {@link readBig}). */
@@ -252,7 +237,17 @@ function readCid(buf: Uint8Array, pos: number): Cid {
   return Cid.view(buf, from + 1, length - 1)
 }
 
+/** For each length below, that many char codes: making a short string of them is cheaper than asking Node for it. */
+const CHARS_MAX = 20
+const charCodes: number[][] = Array.from({ length: CHARS_MAX + 1 }, (_, length) => new Array(length).fill(0))
+
 function readText(buf: Uint8Array, pos: number, length: number): string {
+  if (length <= CHARS_MAX) {
+    const codes = charCodes[length]!
+    let all = 0
+    for (let i = 0; i < length; i++) all |= codes[i] = buf[pos + i]!
+    if (all < 128) return String.fromCharCode.apply(null, codes)
+  }
   const text = utf8Slice.call(buf, pos, pos + length)
   if (text.length !== length || text.includes('\ufffd')) {
     // Node puts U+FFFD for what is not UTF-8; it may also be there by right.
@@ -322,23 +317,22 @@ function shortKey(buf: Uint8Array, from: number, length: number): string {
 
 // ---- encoding ----
 
-/** A container that is being written. */
+/** A container that is being written: the items of an array, or a map and its keys. */
 class Open {
-  readonly list: readonly Value[] | undefined
+  readonly list: readonly Value[]
   readonly map: Obj | undefined
-  readonly keys: readonly string[] | undefined
+  readonly length: number
   readonly parent: Open | undefined
   next = 0
 
-  constructor(list: readonly Value[] | undefined, map: Obj | undefined, parent: Open | undefined) {
+  constructor(list: readonly Value[], map: Obj | undefined, length: number, parent: Open | undefined) {
     this.list = list
     this.map = map
-    this.keys = map === undefined ? undefined : canonicalKeys(map)
+    this.length = length
     this.parent = parent
   }
 }
 
-const SCRATCH_BYTES = 16_384
 const SCRATCH_BYTES_KEPT = 1 << 20
 /** The output buffer is kept between calls; a call owns it while it runs. */
 let spare: Output | undefined
@@ -372,48 +366,57 @@ function writeItem(out: Output, first: Value, options: CborOptions | undefined):
   let witness: unknown
   let witnessDepth = 0
   for (;;) {
-    if (typeof value === 'object' && value !== null && !writeLeaf(out, value, options)) {
-      const list: Value[] | undefined = Array.isArray(value) ? value : undefined
-      const open: Open = new Open(list, list === undefined ? (value as Obj) : undefined, top)
-      const length = list === undefined ? open.keys!.length : list.length
-      if (length > itemsMax) throw new Malformed('too many items in one container')
-      out.head(list === undefined ? 0xa0 : 0x80, length)
+    if (typeof value === 'string') out.text(value)
+    else if (typeof value !== 'object') writeScalar(out, value, options)
+    else if (value === null) out.byte(0xf6)
+    else if (isContainer(value)) {
       if (depth >= depthMax) throw new Malformed('nested too deep')
-      if (length > 0) {
+      const open: Open = Array.isArray(value)
+        ? new Open(value, undefined, value.length, top)
+        : openMap(value as Obj, top)
+      if (open.length > itemsMax) throw new Malformed('too many items in one container')
+      out.head(open.map === undefined ? 0x80 : 0xa0, open.length)
+      if (open.length > 0) {
+        top = open
         depth++
         if (value === witness) throw new Malformed('cyclic')
         if ((depth & (depth - 1)) === 0) {
           witness = value
           witnessDepth = depth
         }
-        top = open
       }
-    } else if (typeof value !== 'object') writeScalar(out, value, options)
-    else if (value === null) out.byte(0xf6)
-    while (top !== undefined && top.next === (top.list ?? top.keys)!.length) {
+    } else writeLeaf(out, value, options)
+    while (top !== undefined && top.next === top.length) {
       top = top.parent
       if (--depth < witnessDepth) witness = undefined
     }
     if (top === undefined) return
-    if (top.list !== undefined) value = top.list[top.next++]!
+    const { map } = top
+    if (map === undefined) value = top.list[top.next++]!
     else {
-      const key = top.keys![top.next++]!
+      const key = top.list[top.next++] as string
       if (out.text(key) > keyBytesMax) throw new Malformed('key too long')
-      value = top.map![key]!
+      value = map[key]!
     }
   }
 }
 
-/** Writes objects that hold no others; false when it is a container. */
-function writeLeaf(out: Output, value: object, options: CborOptions | undefined): boolean {
-  if (Array.isArray(value)) return false
+function openMap(map: Obj, parent: Open | undefined): Open {
+  const keys = canonicalKeys(map)
+  return new Open(keys, map, keys.length, parent)
+}
+
+function isContainer(value: object): boolean {
   const prototype: unknown = Object.getPrototypeOf(value)
-  if (prototype === Object.prototype || prototype === null) return false
+  return prototype === Object.prototype || prototype === null || Array.isArray(value)
+}
+
+/** Writes objects that hold no others. */
+function writeLeaf(out: Output, value: object, options: CborOptions | undefined): void {
   if (value instanceof Cid) out.link(value)
   else if (value instanceof Uint8Array) out.byteString(value)
   else if (value instanceof Float && options?.floats) out.float(value.valueOf())
   else throw new Malformed('object that is not plain')
-  return true
 }
 
 function writeScalar(out: Output, value: unknown, options: CborOptions | undefined): void {
@@ -427,135 +430,6 @@ function writeScalar(out: Output, value: unknown, options: CborOptions | undefin
   } else if (typeof value === 'boolean') out.byte(value ? 0xf5 : 0xf4)
   else if (typeof value === 'bigint') out.big(value)
   else throw new Malformed(`${typeof value} has no encoding`)
-}
-
-/** Bytes being written, growing as needed. */
-class Output {
-  bytes: Uint8Array<ArrayBuffer> = new Uint8Array(SCRATCH_BYTES)
-  at = 0
-
-  room(length: number): void {
-    if (this.at + length <= this.bytes.length) return
-    const grown = new Uint8Array(Math.max(this.bytes.length * 2, this.at + length))
-    grown.set(this.bytes.subarray(0, this.at))
-    this.bytes = grown
-  }
-
-  byte(byte: number): void {
-    this.room(1)
-    this.bytes[this.at++] = byte
-  }
-
-  /** A major type (in its place, the top three bits) and the number that goes with it, in its shortest form. */
-  head(major: number, arg: number): void {
-    this.room(9)
-    const { bytes } = this
-    if (arg < 24) bytes[this.at++] = major | arg
-    else if (arg < 0x100) {
-      bytes[this.at++] = major | 24
-      bytes[this.at++] = arg
-    } else if (arg < 0x10000) {
-      bytes[this.at++] = major | 25
-      bytes[this.at++] = arg >> 8
-      bytes[this.at++] = arg
-    } else if (arg < 0x1_0000_0000) {
-      bytes[this.at++] = major | 26
-      this.#write32(arg)
-    } else {
-      bytes[this.at++] = major | 27
-      this.#write32(Math.floor(arg / 0x1_0000_0000))
-      this.#write32(arg % 0x1_0000_0000)
-    }
-  }
-
-  #write32(n: number): void {
-    const { bytes, at } = this
-    bytes[at] = n >>> 24
-    bytes[at + 1] = n >>> 16
-    bytes[at + 2] = n >>> 8
-    bytes[at + 3] = n
-    this.at = at + 4
-  }
-
-  big(n: bigint): void {
-    const major = n < 0n ? 0x20 : 0x00
-    const arg = n < 0n ? -1n - n : n
-    if (arg > 0xffff_ffff_ffff_ffffn) throw new Malformed('integer beyond 64 bits')
-    if (arg < 0x1_0000_0000n) this.head(major, Number(arg))
-    else {
-      this.room(9)
-      this.bytes[this.at++] = major | 27
-      this.#write32(Number(arg >> 32n))
-      this.#write32(Number(arg & 0xffff_ffffn))
-    }
-  }
-
-  float(n: number): void {
-    if (!Number.isFinite(n)) throw new Malformed('float not finite')
-    this.room(9)
-    this.bytes[this.at] = 0xfb
-    new DataView(this.bytes.buffer).setFloat64(this.at + 1, n)
-    this.at += 9
-  }
-
-  byteString(value: Uint8Array): void {
-    this.head(0x40, value.length)
-    this.room(value.length)
-    this.bytes.set(value, this.at)
-    this.at += value.length
-  }
-
-  link(cid: Cid): void {
-    this.room(cid.length + 9)
-    this.bytes[this.at++] = 0xd8
-    this.bytes[this.at++] = 42
-    this.head(0x40, cid.length + 1)
-    this.room(cid.length + 1)
-    this.bytes[this.at++] = 0
-    cid.copyTo(this.bytes, this.at)
-    this.at += cid.length
-  }
-
-  /** Writes a text and returns its length in bytes. */
-  text(text: string): number {
-    const { length } = text
-    this.room(length * 3 + 9)
-    const start = this.at
-    if (length < 32) {
-      const { bytes } = this
-      const from = start + (length < 24 ? 1 : 2)
-      let i = 0
-      for (; i < length; i++) {
-        const code = text.charCodeAt(i)
-        if (code > 127) break
-        bytes[from + i] = code
-      }
-      if (i === length) {
-        this.head(0x60, length)
-        this.at += length
-        return length
-      }
-    }
-    return this.#utf8(text, start)
-  }
-
-  /** Writes the bytes where they belong if all are ASCII, and moves them where the head turns out longer. */
-  #utf8(text: string, start: number): number {
-    this.head(0x60, text.length)
-    const from = this.at
-    const length = utf8Write.call(this.bytes, text, from, text.length * 3)
-    if (length !== text.length) {
-      if (!text.isWellFormed()) throw new Malformed('text holds a lone surrogate')
-      this.at = start
-      this.head(0x60, length)
-      if (this.at !== from) {
-        // The head that was written over the first bytes is longer than guessed: encode again behind it.
-        utf8Write.call(this.bytes, text, this.at, length)
-      }
-    }
-    this.at += length
-    return length
-  }
 }
 
 /** The keys of a map in canonical order: by length in UTF-8, then bytewise. */
