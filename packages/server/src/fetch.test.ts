@@ -132,6 +132,23 @@ test('an answer of any status comes whole, decoded', async () => {
   assert.equal(new TextDecoder().decode(answer.bytes), 'hello')
 })
 
+test('a body can be sent, as text or bytes, and is not sent on to where a redirect points', async () => {
+  const { origin } = await serve(async (request, response) => {
+    if (request.url === '/moved') return response.writeHead(307, { location: '/' }).end()
+    const chunks: Buffer[] = []
+    for await (const chunk of request) chunks.push(chunk as Buffer)
+    response.end(`${request.method} ${request.headers['content-type']} ${Buffer.concat(chunks)}`)
+  })
+  const { fetch } = fetcher({ allowPrivate: true })
+  const headers = { 'content-type': 'application/json' }
+  for (const body of ['{"a":1}', Buffer.from('{"a":1}')]) {
+    const answer = await fetch(origin, { method: 'POST', headers, body })
+    assert.equal(Buffer.from(answer.bytes).toString(), 'POST application/json {"a":1}')
+  }
+  const moved = fetch(`${origin}/moved`, { method: 'POST', headers, body: '{}', redirectsMax: 3 })
+  await assert.rejects(moved, /redirect, which is not followed/)
+})
+
 test('a body past the bound fails: told, untold, and inflating', async () => {
   const { origin } = await serve((request, response) => {
     if (request.url === '/told') return response.writeHead(200, { 'content-length': 5000 }).end(Buffer.alloc(5000))
