@@ -38,7 +38,7 @@ export function sample(n: number): Sample {
   const blocks = new Blocks(tree.nodes())
   const head: Head = { did, commit: Cid.ofCbor(value.bytes), rev: encodeTid((start + 5e8) * 1000, 1), data: tree.root }
   const path = `${COLLECTIONS[n & 3]}/${encodeTid((start + RECORDS * 1e5) * 1000, n & 1023)}`
-  const writes = [create(path, `hello ${n} `.repeat(20), { langs: ['en'] })]
+  const writes = [create(path, `hello ${n} `.repeat(120), { langs: ['en'] })]
   const change = apply({ did, head, blocks, writes, rev: encodeTid((start + 6e8) * 1000, 1), key })
   const { data, commit } = head
   return {

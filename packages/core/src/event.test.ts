@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decodeFirst as atcuteDecodeFirst } from '@atcute/cbor'
+import { parseCommitAuthenticated } from '@atproto/sync'
 import { decode as ipldDecode } from '@ipld/dag-cbor'
 import fc from 'fast-check'
 import { concat, hex, utf8 } from './bytes.ts'
@@ -134,6 +135,20 @@ test('other decoders read the frames, and the lexicon approves of them', () => {
     const message = { $type: `com.atproto.sync.subscribeRepos${event.t}`, ...decodeFrame(frame).body }
     const result = subscribeRepos.$message.safeParse(message as never)
     assert.ok(result.success, `${event.t}: ${!result.success && result.reason}`)
+  }
+})
+
+test('the reference’s consumer authenticates our commits and finds every operation', async () => {
+  const { repo, first, second } = changes()
+  const didKey = repo.key.publicKey.didKey
+  const idResolver = { did: { resolveAtprotoKey: async () => didKey } }
+  for (const change of [first, second]) {
+    const [, rest] = atcuteDecodeFirst(frameOf(commitEvent(change, TIME), 12))
+    const found = await parseCommitAuthenticated(idResolver as never, ipldDecode(rest) as never)
+    assert.deepEqual(
+      found.map(event => [event.event, `${event.collection}/${event.rkey}`, event.seq]),
+      change.ops.map(op => [op.action, op.path, 12]),
+    )
   }
 })
 

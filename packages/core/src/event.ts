@@ -293,7 +293,9 @@ function readInteger(bytes: Uint8Array, at: number): number | null {
 
 /** The offset behind one item and all that is in it. Needs no stack: only how many items are still to come counts. */
 function skip(bytes: Uint8Array, at: number): number {
+  let count = 0
   for (let pending = 1; pending > 0; pending--) {
+    if (++count > FRAME_ITEMS_MAX) throw new Malformed('frame of too many items', at)
     const { major, value, next } = readHead(bytes, at)
     at = next
     if (major === 2 || major === 3) at += value

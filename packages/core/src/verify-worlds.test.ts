@@ -58,6 +58,8 @@ test('no flipped bit gets through, except in what nobody vouches for', () => {
       play(list, ({ repo, prior, change }) => {
         const original = commitFrame(change)
         const { seq: _, time: __, since: ___, blobs: ____, ...vouched } = original.body
+        // To say nothing of the tree before is to say that it was empty.
+        if (prior?.data.equals(Tree.empty.root)) delete vouched.prevData
         for (const place of places) {
           const bytes = original.bytes.slice()
           bytes[(place >> 3) % bytes.length]! ^= 1 << (place & 7)
