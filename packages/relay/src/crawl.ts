@@ -1,0 +1,130 @@
+/** requestCrawl: who may become a host of this relay. */
+import { Refused, Unavailable } from '@millisky/core/errors'
+import type { FetchBytes } from '@millisky/server/fetch'
+import { type HostName, parseHostname } from './hostname.ts'
+import type { Host, Hosts } from './hosts.ts'
+import type { SettingStore } from './store/store.ts'
+import { RELAY_MARKER, type Upstreams } from './upstreams.ts'
+
+const DAY_MS = 86_400_000
+const DESCRIBE_TIMEOUT_MS = 5_000
+/** Checks of unknown hosts under way. */
+const CHECKS_MAX = 50
+
+export interface CrawlParts {
+  hosts: Hosts
+  upstreams: Pick<Upstreams, 'connect' | 'disconnect'>
+  settings: SettingStore
+  fetch: FetchBytes
+  now: () => number
+  /** Development: loopback, ports, no TLS. */
+  insecure: boolean
+  /** Only administrators may add hosts. */
+  isClosed: boolean
+  /** New hosts in a day, until an administrator sets another number. */
+  newHostsPerDay: number
+}
+
+export class Crawl {
+  readonly #parts: CrawlParts
+  /** Unknown hosts being checked, so that many requests for one are one. */
+  readonly #checking = new Map<string, Promise<Host>>()
+  #perDay: number
+  #isEnabled: boolean
+
+  constructor(parts: CrawlParts) {
+    this.#parts = parts
+    this.#perDay = parts.newHostsPerDay
+    this.#isEnabled = !parts.isClosed
+  }
+
+  /** Reads what administrators have set. */
+  async load(): Promise<void> {
+    const perDay = await this.#parts.settings.get('new-hosts-per-day')
+    if (perDay !== null) this.#perDay = Number(perDay)
+    const enabled = await this.#parts.settings.get('request-crawl-enabled')
+    if (enabled !== null) this.#isEnabled = enabled === 'true' && !this.#parts.isClosed
+  }
+
+  get perDay(): number {
+    return this.#perDay
+  }
+
+  get isEnabled(): boolean {
+    return this.#isEnabled
+  }
+
+  async setPerDay(limit: number): Promise<void> {
+    this.#perDay = limit
+    await this.#parts.settings.set('new-hosts-per-day', String(limit))
+  }
+
+  async setEnabled(isEnabled: boolean): Promise<void> {
+    this.#isEnabled = isEnabled
+    await this.#parts.settings.set('request-crawl-enabled', String(isEnabled))
+  }
+
+  /**
+   * Takes up a host, or dials a known one again if it is not connected.
+   *
+   * @throws {Refused} `InvalidRequest`, `HostBanned`, `HostNotFound` (it does not answer as a PDS does), 403 `Forbidden`,
+   *   429 `RateLimitExceeded`
+   */
+  async request(text: string, { byAdmin }: { byAdmin: boolean }): Promise<Host> {
+    const { hosts, upstreams, insecure } = this.#parts
+    const name = parseHostname(text, { insecure })
+    if (!byAdmin && !this.#isEnabled) throw new Refused('Forbidden', 'This relay takes no new hosts by request', 403)
+    hosts.assertNotBanned(name.hostname)
+    const known = hosts.byName(name.hostname)
+    if (known) {
+      upstreams.connect(known)
+      return known
+    }
+    const running = this.#checking.get(name.hostname)
+    if (running) return running
+    if (this.#checking.size >= CHECKS_MAX) throw new Unavailable('NotEnoughResources', 'Too many hosts are being checked')
+    const checking = this.#admit(name, byAdmin).finally(() => this.#checking.delete(name.hostname))
+    this.#checking.set(name.hostname, checking)
+    return checking
+  }
+
+  async #admit(name: HostName, byAdmin: boolean): Promise<Host> {
+    const { hosts, upstreams } = this.#parts
+    if (!byAdmin) await this.#assertRoomToday()
+    await this.#assertPds(name)
+    const host = await hosts.create(name, { byAdmin })
+    upstreams.connect(host)
+    return host
+  }
+
+  async #assertRoomToday(): Promise<void> {
+    const count = await this.#parts.hosts.countSince(this.#parts.now() - DAY_MS)
+    // Those being checked may all turn out to be hosts.
+    if (count + this.#checking.size <= this.#perDay && this.#perDay > 0 && count < this.#perDay) return
+    const message = `This relay takes ${this.#perDay} new hosts a day; ask again tomorrow, or ask its operator`
+    throw new Refused('RateLimitExceeded', message, 429, { 'retry-after': '3600' })
+  }
+
+  async #assertPds({ hostname, noTls }: HostName): Promise<void> {
+    const url = `${noTls ? 'http' : 'https'}://${hostname}/xrpc/com.atproto.server.describeServer`
+    const refuse = (why: string) => new Refused('HostNotFound', `${hostname} does not answer as a PDS does: ${why}`)
+    let answer: Awaited<ReturnType<FetchBytes>>
+    try {
+      answer = await this.#parts.fetch(url, { timeoutMs: DESCRIBE_TIMEOUT_MS, bytesMax: 65_536 })
+    } catch (error) {
+      if (error instanceof Refused || error instanceof Unavailable) throw refuse(error.message)
+      throw error
+    }
+    if (answer.headers.get('server')?.includes(RELAY_MARKER)) {
+      throw new Refused('HostBanned', `${hostname} is a relay, not a PDS`)
+    }
+    if (answer.status !== 200) throw refuse(`describeServer is answered with HTTP ${answer.status}`)
+    try {
+      const description: unknown = JSON.parse(Buffer.from(answer.bytes).toString())
+      if (typeof description === 'object' && description !== null && 'did' in description) return
+    } catch {
+      // Not JSON, so not what a PDS says.
+    }
+    throw refuse('describeServer is not answered with the description of a server')
+  }
+}

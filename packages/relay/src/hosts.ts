@@ -1,0 +1,242 @@
+/**
+ * The hosts this relay knows, and the state each is in:
+ * - `active` connected, or about to be again; `idle` connected, but nothing came for a day
+ * - `offline` not reached for a while, with the reason; tried again for ever, ever more slowly
+ * - `throttled` connected, but held back
+ * - `banned` by an administrator, by its domain, or for being another relay; not connected
+ */
+import { Refused } from '@millisky/core/errors'
+import type { Policy } from '@millisky/core/verify'
+import { domainsOf, type HostName } from './hostname.ts'
+import { type Reject, Rejects } from './rejects.ts'
+import {
+  type DomainBanStore,
+  HOST_HISTORY_MAX,
+  type HostId,
+  type HostNote,
+  type HostRecord,
+  type HostStatus,
+  type HostStore,
+} from './store/store.ts'
+import { Window } from './window.ts'
+
+/** Right commits in a row after which a host that is only observed is held to the strict rules. */
+export const STREAK_FOR_STRICT = 1_000
+
+/** One host while the process runs. */
+export class Host {
+  record: HostRecord
+  readonly window: Window
+  readonly rejects = new Rejects()
+  /** From where to go on after a reconnection; null is the live tail. */
+  resumeAt: number | null
+  /** Seq of the last event of this connection; -1 before the first. */
+  socketSeq = -1
+  /** Events and bytes under way. */
+  events = 0
+  bytes = 0
+  /** Events under way that wait for an identity. */
+  lookups = 0
+  /** Since the start of the process. */
+  eventsSeen = 0
+  eventsAdmitted = 0
+  lastEventAt = 0
+  connectedAt: number | null = null
+  /** How the last connection ended. */
+  lastEnd: string | null = null
+  /** `cursor`, `streak` or `accounts` are not saved yet. */
+  isUnsaved = false
+  /** Wakes the socket when there is room again. */
+  readonly waiters: (() => void)[] = []
+
+  constructor(record: HostRecord) {
+    this.record = record
+    this.window = new Window(record.cursor)
+    this.resumeAt = record.cursor
+  }
+
+  get id(): HostId {
+    return this.record.id
+  }
+
+  get hostname(): string {
+    return this.record.hostname
+  }
+
+  get origin(): string {
+    return `${this.record.noTls ? 'http' : 'https'}://${this.record.hostname}`
+  }
+}
+
+export interface HostsParts {
+  store: HostStore
+  bans: DomainBanStore
+  /** Of hosts that are new. */
+  policy: Policy
+  now: () => number
+  /** Told after a host's status changed. */
+  onStatus?: (host: Host, before: HostStatus) => void
+  /** A change could not be saved. */
+  onError: (error: unknown) => void
+}
+
+export class Hosts {
+  readonly #parts: HostsParts
+  readonly #byId = new Map<HostId, Host>()
+  readonly #byName = new Map<string, Host>()
+  readonly #bannedDomains = new Set<string>()
+
+  constructor(parts: HostsParts) {
+    this.#parts = parts
+  }
+
+  async load(): Promise<void> {
+    for (const record of await this.#parts.store.all()) this.#add(new Host(record))
+    for (const domain of await this.#parts.bans.all()) this.#bannedDomains.add(domain)
+  }
+
+  byId(id: HostId): Host | null {
+    return this.#byId.get(id) ?? null
+  }
+
+  byName(hostname: string): Host | null {
+    return this.#byName.get(hostname) ?? null
+  }
+
+  /** In order of id. */
+  list(): Host[] {
+    return [...this.#byId.values()]
+  }
+
+  get size(): number {
+    return this.#byId.size
+  }
+
+  countSince(time: number): Promise<number> {
+    return this.#parts.store.countSince(time)
+  }
+
+  /** Adds a host that is not there. It begins with the oldest event that the host still has. */
+  async create({ hostname, noTls }: HostName, options: { byAdmin: boolean }): Promise<Host> {
+    const now = this.#parts.now()
+    const record = await this.#parts.store.create({
+      hostname,
+      noTls,
+      status: 'active',
+      reason: null,
+      statusAt: now,
+      createdAt: now,
+      byAdmin: options.byAdmin,
+      cursor: 0,
+      policy: this.#parts.policy,
+      pinned: false,
+      streak: 0,
+      accounts: 0,
+      accountLimit: null,
+      history: [],
+    })
+    const host = new Host(record)
+    this.#add(host)
+    return host
+  }
+
+  /** Brings a host to a status, unless it is there. Resolves when that is saved. */
+  async setStatus(host: Host, status: HostStatus, reason: string | null): Promise<void> {
+    const { record } = host
+    if (record.status === status) return
+    const before = record.status
+    const statusAt = this.#parts.now()
+    const history = noted(record.history, { at: statusAt, what: status, detail: reason ?? '' })
+    host.record = { ...record, status, reason, statusAt, history }
+    this.#parts.onStatus?.(host, before)
+    await this.#parts.store.update(host.id, { status, reason, statusAt, history })
+  }
+
+  /** As {@link setStatus}, for the state machine, which waits for nothing. */
+  noteStatus(host: Host, status: HostStatus, reason: string | null): void {
+    this.setStatus(host, status, reason).catch(this.#parts.onError)
+  }
+
+  /** Remembers that events of a host were missed. */
+  noteGap(host: Host, detail: string): void {
+    const history = noted(host.record.history, { at: this.#parts.now(), what: 'gap', detail })
+    host.record = { ...host.record, history }
+    this.#parts.store.update(host.id, { history }).catch(this.#parts.onError)
+  }
+
+  noteReject(host: Host, reject: Omit<Reject, 'at'>): void {
+    host.rejects.add({ at: this.#parts.now(), ...reject })
+  }
+
+  async setPolicy(host: Host, policy: Policy, pinned: boolean): Promise<void> {
+    host.record = { ...host.record, policy, pinned }
+    await this.#parts.store.update(host.id, { policy, pinned })
+  }
+
+  async setAccountLimit(host: Host, accountLimit: number): Promise<void> {
+    host.record = { ...host.record, accountLimit }
+    await this.#parts.store.update(host.id, { accountLimit })
+  }
+
+  /** A commit of the host was right by the strict rules, or it was not: enough in a row, and they are enforced. */
+  noteCommit(host: Host, isClean: boolean): void {
+    const streak = isClean ? Math.min(host.record.streak + 1, STREAK_FOR_STRICT) : 0
+    const { policy, pinned } = host.record
+    if (streak === host.record.streak) return
+    host.record = { ...host.record, streak }
+    host.isUnsaved = true
+    if (policy === 'observe' && !pinned && streak >= STREAK_FOR_STRICT) {
+      this.setPolicy(host, 'strict', false).catch(this.#parts.onError)
+    }
+  }
+
+  countAccounts(id: HostId, by: 1 | -1): void {
+    const host = this.#byId.get(id)
+    if (!host) return
+    host.record = { ...host.record, accounts: Math.max(0, host.record.accounts + by) }
+    host.isUnsaved = true
+  }
+
+  // Domains
+
+  /** The banned domain that the host is in. */
+  bannedDomain(hostname: string): string | null {
+    for (const domain of domainsOf(hostname)) if (this.#bannedDomains.has(domain)) return domain
+    return null
+  }
+
+  /** @throws {Refused} `HostBanned` */
+  assertNotBanned(hostname: string): void {
+    const domain = this.bannedDomain(hostname)
+    if (domain !== null) throw new Refused('HostBanned', `The domain ${domain} is banned`)
+    if (this.byName(hostname)?.record.status === 'banned') throw new Refused('HostBanned', `${hostname} is banned`)
+  }
+
+  bannedDomains(): string[] {
+    return [...this.#bannedDomains].sort()
+  }
+
+  /** Bans a domain and what is below it; gives the hosts that this concerns. @throws {Refused} when it is banned already */
+  async banDomain(domain: string): Promise<Host[]> {
+    if (!(await this.#parts.bans.add(domain, this.#parts.now()))) {
+      throw new Refused('InvalidRequest', 'domain is already banned')
+    }
+    this.#bannedDomains.add(domain)
+    return this.list().filter(host => [...domainsOf(host.hostname)].includes(domain))
+  }
+
+  /** @throws {Refused} when it is not banned */
+  async unbanDomain(domain: string): Promise<void> {
+    if (!(await this.#parts.bans.remove(domain))) throw new Refused('InvalidRequest', 'domain is not banned')
+    this.#bannedDomains.delete(domain)
+  }
+
+  #add(host: Host): void {
+    this.#byId.set(host.id, host)
+    this.#byName.set(host.hostname, host)
+  }
+}
+
+function noted(history: HostNote[], note: HostNote): HostNote[] {
+  return [...history, note].slice(-HOST_HISTORY_MAX)
+}

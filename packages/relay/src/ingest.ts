@@ -1,0 +1,391 @@
+/**
+ * From a host's socket to the log: each event waits for those of its account before it, is judged with what is known
+ * then, and passes or is dropped with a reason.
+ *
+ * Order per account holds because at most one group of events of an account is with the verifiers. A host's cursor moves
+ * only past events that have their verdict and, if admitted, are durable.
+ */
+import { Malformed } from '@millisky/core/errors'
+import { accountEvent, decodeFrame, encodeFrame, peek, rewriteFrame } from '@millisky/core/event'
+import { type Datetime, type Did, isDid } from '@millisky/core/syntax'
+import type { AccountState, Admitted as AdmitVerdict, Policy, Reason } from '@millisky/core/verify'
+import type { Account, Accounts } from './accounts.ts'
+import type { Appender } from './appender.ts'
+import type { Host, Hosts } from './hosts.ts'
+import type { Lookup } from './lookups.ts'
+import type { RejectReason } from './rejects.ts'
+import type { Verifiers } from './verifiers.ts'
+import type { Outcome, StatedIdentity } from './verifiers/job.ts'
+import type { Slot } from './window.ts'
+
+/** Events of one account that are judged in one go. */
+const GROUP_EVENTS = 16
+const GROUP_BYTES = 256 * 1024
+/** A status is a word; a longer text is not passed on. */
+const STATUS_LENGTH_MAX = 64
+/** An account that is said to be inactive and yet sends is asked about this often. */
+const ASK_AGAIN_MS = 5 * 60_000
+const PASSED_ON: ReadonlySet<string> = new Set(['#commit', '#sync', '#identity', '#account'])
+/** A commit with one of these breaks the strict rules. */
+const UNCLEAN: ReadonlySet<Reason> = new Set<Reason>([
+  'too-big-flag',
+  'rebase-flag',
+  'record-missing',
+  'op-without-prev',
+  'no-prev-data',
+  'tree-incomplete',
+  'inversion-mismatch',
+])
+
+/** A frame that is none: its connection is to be closed. */
+export class BrokenFrame extends Error {}
+
+/** One event under way. */
+export interface Incoming {
+  host: Host
+  /** Null for events of our own making. */
+  slot: Slot | null
+  frame: Uint8Array
+  t: string
+  /** An identity was fetched for this very event. */
+  isFresh: boolean
+  /** Of an `#identity`: what was known before is forgotten. */
+  isExpired: boolean
+}
+
+/** How much may be under way before sockets are not read for a while. */
+export interface IngestLimits {
+  hostEvents: number
+  hostBytes: number
+  /** Events of one host that wait for identities. */
+  hostLookups: number
+  /** Of all hosts together. */
+  bytes: number
+}
+
+export const INGEST_LIMITS: Readonly<IngestLimits> = {
+  hostEvents: 2_000,
+  hostBytes: 16 * 1_048_576,
+  hostLookups: 40,
+  bytes: 256 * 1_048_576,
+}
+
+export interface IngestParts {
+  hosts: Hosts
+  accounts: Accounts<Incoming>
+  lookup: Lookup
+  verifiers: Verifiers
+  appender: Appender<Incoming>
+  limits?: Partial<IngestLimits>
+  now: () => number
+  /** Asks an account's host whether it is active after all; null when there is no answer. */
+  isActive(host: Host, did: Did): Promise<boolean | null>
+  /** A frame that was taken turned out to be none. */
+  onBroken(host: Host, detail: string): void
+  onInfo(host: Host, frame: Uint8Array): void
+  onFailed(error: unknown, about: { host: string; did: string }): void
+  /** The store failed where nothing can go on without it. */
+  onFatal(error: unknown): void
+  observer?: {
+    received?(host: Host, t: string): void
+    admitted?(host: Host, t: string, notes: readonly Reason[]): void
+    rejected?(host: Host, reason: RejectReason): void
+  }
+}
+
+export class Ingest {
+  readonly #parts: IngestParts
+  readonly #limits: IngestLimits
+  #bytes = 0
+  #events = 0
+  #full: (() => void)[] = []
+  #idle: (() => void)[] = []
+
+  constructor(parts: IngestParts) {
+    this.#parts = parts
+    this.#limits = { ...INGEST_LIMITS, ...parts.limits }
+  }
+
+  /** Events and bytes under way. */
+  get load(): { events: number; bytes: number } {
+    return { events: this.#events, bytes: this.#bytes }
+  }
+
+  /**
+   * Takes frames of a host's stream in their order. A promise means: no more before it resolves.
+   * @throws BrokenFrame at the first that is none
+   */
+  take(host: Host, frames: readonly Uint8Array[]): Promise<void> | undefined {
+    for (const frame of frames) this.#accept(host, frame)
+    return this.#hasRoom(host) ? undefined : this.#room(host)
+  }
+
+  /** Resolves when nothing is under way. */
+  async idle(): Promise<void> {
+    while (this.#events > 0) await new Promise<void>(resolve => this.#idle.push(resolve))
+  }
+
+  /** Says here and now that an account may be served or not, whatever its host says. Resolves when it is durable. */
+  async announce(account: Account<Incoming>, local: string | null): Promise<void> {
+    account.state = { ...account.state, local }
+    if (account.durable) account.durable = { ...account.durable, local }
+    const { active, status } = account.state
+    const told = local === null ? { active, status } : { active: false, status: local }
+    const frame = encodeFrame(accountEvent({ did: account.did, ...told }, this.#time()))
+    const { state, hostId } = account
+    await new Promise<void>(done => this.#parts.appender.add({ frame, account, state, hostId, done }))
+  }
+
+  #time(): Datetime {
+    return new Date(this.#parts.now()).toISOString() as Datetime
+  }
+
+  // Taking frames
+
+  #accept(host: Host, frame: Uint8Array): void {
+    let head: ReturnType<typeof peek>
+    try {
+      head = peek(frame)
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error
+      this.#note(host, 'undecodable', null, null, error.message)
+      throw new BrokenFrame(error.message)
+    }
+    const { t, did, seq } = head
+    host.eventsSeen++
+    host.lastEventAt = this.#parts.now()
+    this.#parts.observer?.received?.(host, t ?? '')
+    if (t === '#info') return this.#parts.onInfo(host, frame)
+    if (seq !== null && Number.isSafeInteger(seq) && seq >= 0) {
+      if (seq <= host.socketSeq) return this.#note(host, 'seq-not-rising', seq, did)
+      host.socketSeq = host.resumeAt = seq
+    } else if (t !== null && PASSED_ON.has(t)) return this.#note(host, 'no-seq', null, did)
+    if (t === null || !PASSED_ON.has(t)) {
+      this.#note(host, 'unknown-op', seq, did, t ?? `op ${head.op}`)
+      if (seq !== null && host.socketSeq === seq) this.#advance(host, host.window.add(seq))
+      return
+    }
+    const slot = host.window.add(seq!)
+    if (did === null || !(this.#parts.accounts.has(did) || isDid(did))) {
+      this.#note(host, 'bad-fields', seq, did?.slice(0, 100) ?? null, 'no DID')
+      this.#advance(host, slot)
+      return
+    }
+    this.#enqueue(did, { host, slot, frame, t, isFresh: false, isExpired: false })
+  }
+
+  #enqueue(did: Did, event: Incoming): void {
+    const { host, frame } = event
+    host.events++
+    host.bytes += frame.length
+    this.#events++
+    this.#bytes += frame.length
+    const account = this.#parts.accounts.get(did)
+    account.waiting.push(event)
+    if (account.isBusy) return
+    account.isBusy = true
+    if (account.isLoaded) this.#next(account)
+    else this.#parts.accounts.load(account).then(() => this.#next(account), this.#parts.onFatal)
+  }
+
+  #hasRoom(host: Host): boolean {
+    const { hostEvents, hostBytes, hostLookups, bytes } = this.#limits
+    return (
+      host.events < hostEvents && host.bytes < hostBytes && host.lookups < hostLookups && this.#bytes < bytes
+    )
+  }
+
+  async #room(host: Host): Promise<void> {
+    while (!this.#hasRoom(host)) {
+      await new Promise<void>(resolve => {
+        host.waiters.push(resolve)
+        if (this.#bytes >= this.#limits.bytes) this.#full.push(resolve)
+      })
+    }
+  }
+
+  #wake(host: Host): void {
+    if (host.waiters.length > 0 && this.#hasRoom(host)) for (const wake of host.waiters.splice(0)) wake()
+    if (this.#full.length > 0 && this.#bytes < this.#limits.bytes) for (const wake of this.#full.splice(0)) wake()
+  }
+
+  // One account's events
+
+  /** Looks at the first event that waits. The account is busy. */
+  #next(account: Account<Incoming>): void {
+    const event = account.waiting[0]
+    if (event === undefined) {
+      account.isBusy = false
+      return
+    }
+    const { lookup } = this.#parts
+    if (event.t === '#identity' && !event.isExpired) {
+      event.isExpired = true
+      lookup.expire(account.did)
+      return this.#resolve(account, event)
+    }
+    const identity = lookup.peek(account.did)
+    if (identity) this.#submit(account, identity)
+    else this.#resolve(account, event)
+  }
+
+  /** Asks who the account is, then goes on. */
+  #resolve(account: Account<Incoming>, event: Incoming, options: { fresh?: boolean } = {}): void {
+    const { host } = event
+    const isHint = event.t === '#identity'
+    host.lookups++
+    this.#parts.lookup
+      .resolve(account.did, { host, fresh: options.fresh ?? false, isPatient: !isHint })
+      .then(
+        identity => {
+          host.lookups--
+          this.#wake(host)
+          if (identity !== null || isHint) this.#submit(account, identity)
+          else this.#giveUp(account)
+        },
+        this.#parts.onFatal,
+      )
+  }
+
+  /** Nobody could say who the account is: nothing that waits may pass. */
+  #giveUp(account: Account<Incoming>): void {
+    for (const event of account.waiting.splice(0)) this.#reject(account, event, 'identity-unavailable')
+    account.isBusy = false
+  }
+
+  #submit(account: Account<Incoming>, identity: StatedIdentity | null): void {
+    const { waiting } = account
+    const first = waiting[0]!
+    let count = 1
+    let bytes = first.frame.length
+    while (count < waiting.length && count < GROUP_EVENTS && first.t !== '#identity' && !first.isFresh) {
+      const event = waiting[count]!
+      bytes += event.frame.length
+      if (event.t === '#identity' || event.isFresh || bytes > GROUP_BYTES || event.host !== first.host) break
+      count++
+    }
+    const events = count === waiting.length ? waiting : waiting.slice(0, count)
+    account.waiting = count === waiting.length ? [] : waiting.slice(count)
+    const { hostname, policy } = first.host.record
+    const shared = identity && first.isFresh ? { ...identity, fresh: true } : identity
+    this.#parts.verifiers.submit({
+      account: account.did,
+      from: first.host.id,
+      prior: account.state,
+      jobs: events.map(({ frame }) => ({ frame, host: hostname, policy: policy as Policy, identity: shared })),
+      done: outcomes => this.#judged(account, events, outcomes),
+    })
+  }
+
+  #judged(account: Account<Incoming>, events: Incoming[], outcomes: Outcome[]): void {
+    for (const [i, outcome] of outcomes.entries()) {
+      const event = events[i]!
+      switch (outcome.kind) {
+        case 'admit':
+          this.#admit(account, event, outcome)
+          break
+        case 'drop':
+          if (outcome.reason === 'account-inactive' && this.#doubtsInactivity(account, event)) {
+            return this.#askWhetherActive(account, events.slice(i))
+          }
+          this.#reject(account, event, outcome.reason, outcome.detail)
+          break
+        case 'retry-identity':
+          account.waiting = [...events.slice(i), ...account.waiting]
+          event.isFresh = true
+          return this.#resolve(account, event, { fresh: true })
+        case 'undecodable':
+          this.#reject(account, event, 'undecodable', outcome.detail)
+          this.#parts.onBroken(event.host, outcome.detail)
+          break
+        default:
+          this.#parts.onFailed(new Error(outcome.detail), { host: event.host.hostname, did: account.did })
+          this.#reject(account, event, 'failed')
+      }
+    }
+    if (outcomes.length < events.length) account.waiting = [...events.slice(outcomes.length), ...account.waiting]
+    this.#next(account)
+  }
+
+  #admit(account: Account<Incoming>, event: Incoming, { notes, next }: AdmitVerdict): void {
+    const { host, t } = event
+    const { local } = account.state
+    // Said while the event was with the verifiers.
+    if (local !== null && (t === '#commit' || t === '#sync')) return this.#reject(account, event, 'account-blocked')
+    if ((next.status?.length ?? 0) > STATUS_LENGTH_MAX) return this.#reject(account, event, 'bad-fields', 'status')
+    const state: AccountState = { ...next, local }
+    const hostId = t === '#identity' ? account.hostId : host.id
+    account.state = state
+    account.hostId = hostId
+    host.eventsAdmitted++
+    if (t === '#commit') this.#parts.hosts.noteCommit(host, !notes.some(note => UNCLEAN.has(note)))
+    this.#parts.observer?.admitted?.(host, t, notes)
+    const frame = this.#toEmit(account, event, notes)
+    this.#parts.appender.add({ frame, account, state, hostId, done: () => this.#end(event) })
+  }
+
+  /** What goes out differs from what came in only where this relay must speak for itself. */
+  #toEmit(account: Account<Incoming>, { frame, t }: Incoming, notes: readonly Reason[]): Uint8Array {
+    const { local } = account.state
+    if (t === '#account' && local !== null) return rewriteFrame(decodeFrame(frame), { active: false, status: local })
+    if (t !== '#identity') return frame
+    const decoded = decodeFrame(frame)
+    const { handle } = decoded.body
+    if (handle === undefined) return frame
+    // A handle is passed on when the account's own host says it, and the DID document does too.
+    const known = this.#parts.lookup.handle(account.did)
+    const isBelieved = notes.length === 0 && (handle === known || handle === 'handle.invalid')
+    return isBelieved ? frame : rewriteFrame(decoded, { handle: undefined })
+  }
+
+  #doubtsInactivity({ hostId, askedAt, state }: Account<Incoming>, { host, t }: Incoming): boolean {
+    return t !== '#account' && hostId === host.id && !state.active && this.#parts.now() - askedAt > ASK_AGAIN_MS
+  }
+
+  /** Its own host sends for an account that it said was inactive: perhaps the word that it is back was lost. */
+  #askWhetherActive(account: Account<Incoming>, events: Incoming[]): void {
+    const { host } = events[0]!
+    account.askedAt = this.#parts.now()
+    account.waiting = [...events, ...account.waiting]
+    host.lookups++
+    this.#parts.isActive(host, account.did).then(isActive => {
+      host.lookups--
+      this.#wake(host)
+      if (isActive) {
+        const state = { ...account.state, active: true, status: null }
+        const frame = encodeFrame(accountEvent({ did: account.did, active: true }, this.#time()))
+        account.state = state
+        this.#parts.appender.add({ frame, account, state, hostId: account.hostId })
+      }
+      this.#next(account)
+    }, this.#parts.onFatal)
+  }
+
+  // The end of an event
+
+  #reject(account: Account<Incoming>, event: Incoming, reason: RejectReason, detail?: string): void {
+    const { host, slot } = event
+    this.#note(host, reason, slot?.seq ?? null, account.did, detail)
+    if (event.t === '#commit' && UNCLEAN.has(reason as Reason)) this.#parts.hosts.noteCommit(host, false)
+    this.#end(event)
+  }
+
+  #note(host: Host, reason: RejectReason, seq: number | null, did: string | null, detail?: string): void {
+    this.#parts.hosts.noteReject(host, { seq, did, reason, detail: detail ?? null })
+    this.#parts.observer?.rejected?.(host, reason)
+  }
+
+  #end({ host, slot, frame }: Incoming): void {
+    host.events--
+    host.bytes -= frame.length
+    this.#events--
+    this.#bytes -= frame.length
+    if (slot) this.#advance(host, slot)
+    this.#wake(host)
+    if (this.#events === 0) for (const wake of this.#idle.splice(0)) wake()
+  }
+
+  #advance(host: Host, slot: Slot): void {
+    if (host.window.done(slot)) host.isUnsaved = true
+  }
+}

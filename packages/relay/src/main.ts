@@ -1,0 +1,300 @@
+/** Puts the Relay together. */
+import { availableParallelism } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { withSeq } from '@millisky/core/event'
+import { openDb } from '@millisky/server/db/db'
+import { Fetcher } from '@millisky/server/fetch'
+import { createHttp, listen } from '@millisky/server/http'
+import { Identities } from '@millisky/server/identity'
+import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
+import { Subscription, type SubscribeSettings } from '@millisky/server/subscribe'
+import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
+import { Xrpc } from '@millisky/server/xrpc'
+import { Accounts, accountNumber } from './accounts.ts'
+import { addAdminApi } from './api/admin.ts'
+import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
+import { Appender } from './appender.ts'
+import type { RelaySettings } from './config.ts'
+import { Crawl } from './crawl.ts'
+import { Fold, foldTail } from './fold.ts'
+import { Hosts } from './hosts.ts'
+import { type Incoming, Ingest } from './ingest.ts'
+import { Lookup } from './lookups.ts'
+import { observeIngest, observeRelay } from './metrics.ts'
+import { Moderation } from './moderation.ts'
+import { recoverFrame } from './recover.ts'
+import { migrations, type RelaySchema } from './store/schema.ts'
+import { createSqlStore } from './store/sql.ts'
+import type { RelayStore } from './store/store.ts'
+import { RELAY_MARKER, Upstreams } from './upstreams.ts'
+import { Verifiers } from './verifiers.ts'
+
+/** How often accounts and cursors are saved. What is lost of it in a crash is found in the log and asked for again. */
+const SAVE_MS = 2_000
+const PRUNE_MS = 60_000
+const ACCOUNTS_IN_MEMORY = 200_000
+/** For events under way when it stops; those that wait for identities are asked for again after the start. */
+const DRAIN_MS = 5_000
+
+export interface RelayParts {
+  log?: Logger
+  version?: string
+  /** Milliseconds since 1970. */
+  now?: () => number
+  /** Something failed without which nothing can go on; default is to end the process. */
+  onFatal?: (error: unknown) => void
+  subscribe?: Partial<SubscribeSettings>
+}
+
+export interface Relay {
+  /** Where it listens, without a slash at the end; known after {@link listen}. */
+  readonly url: string
+  readonly hosts: Hosts
+  listen(): Promise<void>
+  close(): Promise<void>
+}
+
+/** What stands before anything is served. */
+interface Ground {
+  settings: RelaySettings
+  log: Logger
+  metrics: Metrics
+  now: () => number
+  userAgent: string
+  version: string
+  store: RelayStore
+  events: SegmentLog
+  fetcher: Fetcher
+  /** For the directory, which the operator names. */
+  plcFetcher: Fetcher
+  onError: (error: unknown) => void
+  onFatal: (error: unknown) => void
+}
+
+/** Opens database and log and folds what a crash has left; {@link Relay.listen} then begins to serve and to follow hosts. */
+export async function createRelay(settings: RelaySettings, parts: RelayParts = {}): Promise<Relay> {
+  const ground = await openGround(settings, parts)
+  const { store, events, log, now } = ground
+  const running = compose(ground)
+  const { hosts, crawl } = running
+  await hosts.load()
+  await crawl.load()
+  const subscription = new Subscription({
+    log: events,
+    now,
+    settings: { coalesceMs: settings.coalesceMs, ...parts.subscribe },
+    observer: {
+      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
+      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
+      failed: ground.onError,
+    },
+  })
+  const http = serve(ground, running, subscription)
+  const timers = [
+    setInterval(() => void running.fold.save(), SAVE_MS),
+    setInterval(() => prune(ground), PRUNE_MS),
+  ]
+  for (const timer of timers) timer.unref()
+  let url = ''
+  let closing: Promise<void> | null = null
+  const close = async () => {
+    await running.upstreams.close()
+    await Promise.race([running.ingest.idle(), sleep(DRAIN_MS, undefined, { ref: false })])
+    await running.appender.idle()
+    for (const timer of timers) clearInterval(timer)
+    await running.fold.save()
+    await subscription.close()
+    await http.close()
+    await running.verifiers.close()
+    await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
+    await events.close()
+    await store.close()
+  }
+  return {
+    hosts,
+    get url() {
+      return url
+    },
+    async listen() {
+      url = await listen(http, addressOf(settings.bind))
+      log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
+      running.upstreams.start().catch(ground.onFatal)
+    },
+    close() {
+      closing ??= close()
+      return closing
+    },
+  }
+}
+
+async function openGround(settings: RelaySettings, parts: RelayParts): Promise<Ground> {
+  const { log = createLog({ name: 'relay', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
+  const userAgent = `millisky-relay/${version} (${RELAY_MARKER})`
+  const onError = (error: unknown) => log.error({ err: error }, 'a change could not be saved')
+  const onFatal =
+    parts.onFatal ??
+    ((error: unknown) => {
+      log.fatal({ err: error }, 'the relay cannot go on')
+      process.exit(1)
+    })
+  const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log }))
+  const masked = new Set<number>()
+  for (let after = ''; ; ) {
+    const page = await store.accounts.listLocal(after, 1_000)
+    if (page.length === 0) break
+    for (const { did } of page) masked.add(accountNumber(did))
+    after = page.at(-1)!.did
+  }
+  const events = await openSegmentLog(settings.persistDir, {
+    withSeq,
+    recover: recoverFrame,
+    now,
+    fsync: settings.fsync === 'interval' ? { intervalMs: 100 } : (settings.fsync as 'batch' | 'none'),
+    firstSeq: settings.initialSeq,
+    masked,
+    repaired: repair => log.warn(repair, 'the end of the log was torn and has been cut'),
+    failed: onFatal,
+  })
+  const folded = await foldTail(events, store)
+  if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
+  return {
+    settings,
+    log,
+    version,
+    now,
+    userAgent,
+    store,
+    events,
+    metrics: createMetrics({ process: true }),
+    fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
+    plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
+    onError,
+    onFatal,
+  }
+}
+
+/** Everything between the sockets of hosts and the log. */
+function compose(ground: Ground) {
+  const { settings, store, events, fetcher, plcFetcher, metrics, log, now, onError, onFatal, userAgent } = ground
+  const hosts = new Hosts({
+    store: store.hosts,
+    bans: store.bans,
+    policy: settings.lenient ? 'observe' : 'strict',
+    now,
+    onError,
+    onStatus: ({ hostname, record }, before) => {
+      log.info({ host: hostname, status: record.status, before, reason: record.reason }, 'host')
+    },
+  })
+  const identities = new Identities({
+    plcUrl: settings.plcUrl,
+    fetch: fetcher.fetch,
+    plcFetch: plcFetcher.fetch,
+    settings: { dids: { entriesMax: settings.identityCacheSize, staleMs: 24 * 3_600_000, maxMs: 30 * 86_400_000 } },
+    ...(settings.allowInsecureHosts ? { development: {} } : {}),
+    now,
+  })
+  const accounts = new Accounts<Incoming>({
+    store: store.accounts,
+    hostname: id => hosts.byId(id)?.hostname ?? null,
+    entriesMax: ACCOUNTS_IN_MEMORY,
+  })
+  const fold = new Fold<Incoming>({ store, hosts, head: () => events.head, onError })
+  const verifiers = new Verifiers({
+    workers: settings.workers ?? Math.max(1, availableParallelism() - 1),
+    now,
+    onCrash: error => log.error({ err: error }, 'a verifier died and was replaced'),
+  })
+  const appender = new Appender<Incoming>({ log: events, fold: admitted => fold.take(admitted), onFatal })
+  const ingest: Ingest = new Ingest({
+    hosts,
+    accounts,
+    verifiers,
+    appender,
+    lookup: new Lookup({ identities, now }),
+    limits: { hostLookups: settings.hostConcurrency },
+    now,
+    isActive: (host, did) => askWhetherActive(fetcher, host.origin, did),
+    onBroken: (host, detail) => upstreams.broken(host, detail),
+    onInfo: (host, frame) => upstreams.info(host, frame),
+    onFailed: (error, about) => log.error({ err: error, ...about }, 'an event could not be judged'),
+    onFatal,
+    observer: observeIngest(metrics),
+  })
+  const upstreams = new Upstreams({
+    hosts,
+    take: (host, frames) => ingest.take(host, frames),
+    reach: { allowPrivate: settings.allowInsecureHosts },
+    userAgent,
+    now,
+    onEnd: ({ hostname }, { reason, detail, error, retryMs, failures }) => {
+      log.debug({ host: hostname, reason, detail, error, retryMs, failures }, 'upstream ended')
+    },
+  })
+  const crawl = new Crawl({
+    hosts,
+    upstreams,
+    settings: store.settings,
+    fetch: fetcher.fetch,
+    now,
+    insecure: settings.allowInsecureHosts,
+    isClosed: settings.disableRequestCrawl,
+    newHostsPerDay: settings.newHostsPerDay,
+  })
+  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl }
+}
+
+function serve(ground: Ground, running: ReturnType<typeof compose>, subscription: Subscription) {
+  const { settings, log, metrics, store, events, version, userAgent } = ground
+  const { hosts, accounts, upstreams, crawl, ingest, verifiers } = running
+  const insecure = settings.allowInsecureHosts
+  const http = createHttp({
+    log,
+    metrics,
+    product: userAgent,
+    trustProxy: settings.trustProxy,
+    cors: path => !path.startsWith('/admin') && path !== '/metrics',
+  })
+  const xrpc = new Xrpc(http, { log, checkReplies: insecure })
+  const moderation = new Moderation({ hosts, upstreams, accounts, ingest, store, log: events })
+  addSyncApi(http, xrpc, { hosts, accounts, crawl, store, insecure, version })
+  const passwords = settings.adminPasswords ?? []
+  const { accountLimit } = settings
+  addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure, accountLimit })
+  subscription.attach(http.server, SUBSCRIBE_PATH)
+  observeRelay(metrics, {
+    hosts,
+    ingest,
+    verifiers,
+    subscription,
+    log: events,
+    isConnected: host => upstreams.isConnected(host),
+    accountsInMemory: () => accounts.size,
+  })
+  return http
+}
+
+function prune({ events, settings, now, onError }: Ground): void {
+  const bytes = settings.replayBytes ?? Number.POSITIVE_INFINITY
+  events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
+}
+
+async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): Promise<boolean | null> {
+  const url = `${origin}/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`
+  try {
+    const { status, bytes } = await fetcher.fetch(url, { timeoutMs: 5_000, bytesMax: 16_384 })
+    if (status !== 200) return null
+    const answer = JSON.parse(Buffer.from(bytes).toString()) as { active?: unknown } | null
+    return typeof answer?.active === 'boolean' ? answer.active : null
+  } catch {
+    // No answer, whatever the reason: what its host said last stands.
+    return null
+  }
+}
+
+/** `host:port` or `:port`. */
+function addressOf(bind: string): { host: string; port: number } {
+  const [, host = '', port = ''] = /^(.*):(\d+)$/.exec(bind) ?? []
+  if (port === '') throw new Error(`RELAY_API_BIND has to be host:port or :port, not ${bind}`)
+  return { host: host.replace(/^\[|\]$/g, '') || '::', port: Number(port) }
+}

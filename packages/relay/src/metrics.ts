@@ -1,0 +1,67 @@
+/** What a Relay counts. Host names are labels of nothing, for there is no end of them; per host there is the admin API. */
+import { REASONS } from '@millisky/core/verify'
+import type { Subscription } from '@millisky/server/subscribe'
+import type { Metrics } from '@millisky/server/trace'
+import type { Hosts } from './hosts.ts'
+import type { Ingest, IngestParts } from './ingest.ts'
+import { REJECT_REASONS } from './rejects.ts'
+import { HOST_STATUSES } from './store/store.ts'
+import type { Verifiers } from './verifiers.ts'
+
+const TYPES = ['#commit', '#sync', '#identity', '#account', '#info'] as const
+
+/** Counters of intake. Names of their kind as in deployed relays, where there is one of that meaning. */
+export function observeIngest(metrics: Metrics): NonNullable<IngestParts['observer']> {
+  const received = metrics.counter('events_received_counter', 'Events that came from hosts.', { type: TYPES })
+  const admitted = metrics.counter('relay_events_admitted_total', 'Events that passed.', { type: TYPES })
+  const rejected = metrics.counter('relay_events_rejected_total', 'Events that did not pass.', {
+    reason: REJECT_REASONS,
+  })
+  const noted = metrics.counter('relay_events_noted_total', 'What was not right with events that passed.', {
+    note: REASONS,
+  })
+  return {
+    received: (_host, type) => received.inc({ type }),
+    admitted: (_host, type, notes) => {
+      admitted.inc({ type })
+      for (const note of notes) noted.inc({ note })
+    },
+    rejected: (_host, reason) => rejected.inc({ reason }),
+  }
+}
+
+export interface Observed {
+  hosts: Hosts
+  ingest: Ingest
+  verifiers: Verifiers
+  subscription: Subscription
+  isConnected: (host: ReturnType<Hosts['list']>[number]) => boolean
+  log: { readonly head: number; readonly oldest: number }
+  accountsInMemory: () => number
+}
+
+/** Gauges that are read at each scrape. */
+export function observeRelay(metrics: Metrics, parts: Observed): void {
+  const { hosts, ingest, verifiers, subscription, log } = parts
+  metrics.gauge('relay_hosts', 'Hosts by status.', {
+    labels: { status: HOST_STATUSES },
+    collect: gauge => {
+      for (const status of HOST_STATUSES) {
+        gauge.set({ status }, hosts.list().filter(host => host.record.status === status).length)
+      }
+    },
+  })
+  const plain = (name: string, help: string, read: () => number) =>
+    metrics.gauge(name, help, { collect: gauge => gauge.set({}, read()) })
+  plain('relay_connected_inbound', 'Hosts that are connected.', () => hosts.list().filter(parts.isConnected).length)
+  plain('relay_log_head_seq', 'Last seq of the log.', () => log.head)
+  plain('relay_log_oldest_seq', 'First seq that is still kept.', () => log.oldest)
+  plain('relay_ingest_events', 'Events under way.', () => ingest.load.events)
+  plain('relay_ingest_bytes', 'Bytes of events under way.', () => ingest.load.bytes)
+  plain('relay_verify_pending', 'Groups of events that wait for a verdict.', () => verifiers.pending)
+  plain('relay_accounts_in_memory', 'Accounts in memory.', parts.accountsInMemory)
+  plain('relay_consumers', 'Consumers that are connected.', () => subscription.totals().consumers)
+  plain('relay_consumers_events', 'Events sent to consumers since the start.', () => subscription.totals().events)
+  plain('relay_consumers_bytes', 'Bytes sent to consumers since the start.', () => subscription.totals().bytes)
+  plain('relay_consumers_lag_max', 'How far the last consumer is behind.', () => subscription.totals().lagMax)
+}

@@ -1,0 +1,96 @@
+/** What an operator does about accounts and hosts. */
+import { Refused } from '@millisky/core/errors'
+import type { Did } from '@millisky/core/syntax'
+import type { Accounts } from './accounts.ts'
+import type { Host, Hosts } from './hosts.ts'
+import type { Incoming, Ingest } from './ingest.ts'
+import type { RelayStore } from './store/store.ts'
+import type { Upstreams } from './upstreams.ts'
+
+export const TAKENDOWN = 'takendown'
+
+/** The side of the event log that hides accounts from readers. */
+export interface MaskedLog {
+  /** Hides the events of an account, see `accountNumber`. */
+  mask(account: number): void
+  unmask(account: number): void
+}
+
+export interface ModerationParts {
+  hosts: Hosts
+  upstreams: Upstreams
+  accounts: Accounts<Incoming>
+  ingest: Ingest
+  store: RelayStore
+  log: MaskedLog
+}
+
+export class Moderation {
+  readonly #parts: ModerationParts
+
+  constructor(parts: ModerationParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Takes an account down here: consumers are told, its events stop and are no longer replayed.
+   * @throws {Refused} 404 when it is not known
+   */
+  async takeDown(did: Did): Promise<void> {
+    const account = await this.#known(did)
+    if (account.state.local === TAKENDOWN) return
+    await this.#parts.store.accounts.setLocal(did, TAKENDOWN)
+    this.#parts.log.mask(account.number)
+    await this.#parts.ingest.announce(account, TAKENDOWN)
+  }
+
+  /** Takes a takedown back; consumers are told what the account's host says of it. @throws {Refused} 404 */
+  async reverseTakedown(did: Did): Promise<void> {
+    const account = await this.#known(did)
+    if (account.state.local === null) return
+    await this.#parts.store.accounts.setLocal(did, null)
+    this.#parts.log.unmask(account.number)
+    await this.#parts.ingest.announce(account, null)
+  }
+
+  /** DIDs that are taken down, in order, and where to go on. */
+  async takedowns(after: string, limit: number): Promise<Did[]> {
+    return (await this.#parts.store.accounts.listLocal(after, limit)).map(({ did }) => did)
+  }
+
+  /** Ends the connection to a host; it stays as it is, and is dialled again at the next start or request. */
+  async disconnect(host: Host): Promise<void> {
+    await this.#parts.upstreams.disconnect(host)
+  }
+
+  async block(host: Host, reason: string): Promise<void> {
+    await this.#parts.hosts.setStatus(host, 'banned', reason)
+    await this.#parts.upstreams.disconnect(host)
+  }
+
+  async unblock(host: Host): Promise<void> {
+    if (host.record.status !== 'banned') return
+    await this.#parts.hosts.setStatus(host, 'active', null)
+    if (this.#parts.hosts.bannedDomain(host.hostname) === null) this.#parts.upstreams.connect(host)
+  }
+
+  /** Bans a domain and all below it; their hosts are disconnected at once. @throws {Refused} when it is banned already */
+  async banDomain(domain: string): Promise<void> {
+    for (const host of await this.#parts.hosts.banDomain(domain)) await this.block(host, `the domain ${domain} is banned`)
+  }
+
+  /** Hosts that were banned by it may be asked for again. @throws {Refused} when it is not banned */
+  async unbanDomain(domain: string): Promise<void> {
+    await this.#parts.hosts.unbanDomain(domain)
+    const reason = `the domain ${domain} is banned`
+    for (const host of this.#parts.hosts.list()) {
+      if (host.record.reason === reason) await this.unblock(host)
+    }
+  }
+
+  async #known(did: Did) {
+    const account = await this.#parts.accounts.find(did)
+    if (!account.isKnown) throw new Refused('RepoNotFound', 'account not found', 404)
+    return account
+  }
+}

@@ -1,0 +1,47 @@
+/** Why events of a host did not get through, for the host's operator. */
+import { REASON_TEXT, REASONS, type Reason } from '@millisky/core/verify'
+
+/** Reasons that are not about what an event says but about how it came. */
+export const INTAKE_REASON_TEXT = {
+  undecodable: 'the frame is not two canonical DAG-CBOR maps; the connection was closed',
+  'no-seq': 'the event has no seq',
+  'seq-not-rising': 'the seq is not above that of the event before',
+  'unknown-op': 'the op or type of the frame is not known; it was skipped',
+  'identity-unavailable': 'the DID could not be resolved in time',
+  failed: 'an error of this relay; the event was not passed on',
+} as const
+
+export type RejectReason = Reason | keyof typeof INTAKE_REASON_TEXT
+export const REJECT_REASONS = [...REASONS, ...Object.keys(INTAKE_REASON_TEXT)] as readonly RejectReason[]
+
+export function textOf(reason: RejectReason): string {
+  return { ...REASON_TEXT, ...INTAKE_REASON_TEXT }[reason]
+}
+
+/** One event that did not get through. */
+export interface Reject {
+  at: number
+  seq: number | null
+  did: string | null
+  reason: RejectReason
+  detail: string | null
+}
+
+const KEPT = 50
+
+/** Counts and the newest rejects of one host since the start of the process. */
+export class Rejects {
+  readonly counts = new Map<RejectReason, number>()
+  #ring: Reject[] = []
+
+  add(reject: Reject): void {
+    this.counts.set(reject.reason, (this.counts.get(reject.reason) ?? 0) + 1)
+    this.#ring.push(reject)
+    if (this.#ring.length >= 2 * KEPT) this.#ring = this.#ring.slice(-KEPT)
+  }
+
+  /** The newest first. */
+  latest(): Reject[] {
+    return this.#ring.slice(-KEPT).reverse()
+  }
+}
