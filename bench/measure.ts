@@ -10,6 +10,11 @@ export interface Measured {
   opsPerCpuSecond: number
   low: number
   high: number
+  /**
+   * The first case's rate over this one's, the median of each round's own: what disturbs a whole round leaves it as
+   * it is. Only known to {@link compare}.
+   */
+  ratio?: number
 }
 
 export interface Case {
@@ -46,9 +51,14 @@ export async function compare(
     }
   }
   return cases.map(({ name }, i) => {
-    const sorted = rates[i]!.sort((a, b) => a - b)
-    return { name, opsPerCpuSecond: sorted[sorted.length >> 1]!, low: sorted[0]!, high: sorted.at(-1)! }
+    const sorted = rates[i]!.toSorted((a, b) => a - b)
+    const ratio = median(rates[i]!.map((rate, round) => rates[0]![round]! / rate))
+    return { name, opsPerCpuSecond: median(sorted), low: sorted[0]!, high: sorted.at(-1)!, ratio }
   })
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1]!
 }
 
 /** Calls per CPU-second, calling in batches that grow until the accounting can be read rarely. */
@@ -75,7 +85,7 @@ export function printTable(title: string, rows: readonly Measured[], unit = 'ops
   const width = Math.max(...rows.map(row => row.name.length))
   console.log(`\n${title}`)
   for (const row of rows) {
-    const ratio = rows[0]!.opsPerCpuSecond / row.opsPerCpuSecond
+    const ratio = row.ratio ?? rows[0]!.opsPerCpuSecond / row.opsPerCpuSecond
     const spread = `[${short(row.low)}-${short(row.high)}]`
     const compared = row === rows[0] ? '' : `  ours is ${ratio.toFixed(2)}x`
     console.log(`  ${row.name.padEnd(width)}  ${short(row.opsPerCpuSecond).padStart(8)} ${unit} ${spread}${compared}`)
