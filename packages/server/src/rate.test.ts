@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { Refused } from '@millisky/core/errors'
 import { createHttp, listen } from './http.ts'
-import { applyRates, bypassOf, RateLimit, type RateRule } from './rate.ts'
+import { addressKey, applyRates, bypassOf, RateLimit, type RateRule } from './rate.ts'
 import { silentLog } from './trace.ts'
 
 const http = createHttp({ log: silentLog, product: 'test' })
@@ -86,4 +86,16 @@ test('bypass by key or address', async () => {
   const byAddress = bypassOf({ ips: ['127.0.0.1'] })
   assert.equal(byAddress({ headers: {}, ip: '127.0.0.1' } as never), true)
   assert.equal(byAddress({ headers: { 'x-ratelimit-bypass': '' }, ip: '127.0.0.2' } as never), false)
+})
+
+test('one customer is one key', () => {
+  const cases = [
+    ['203.0.113.7', '203.0.113.7'],
+    ['::ffff:203.0.113.7', '203.0.113.7'],
+    ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::/64'],
+    ['2001:db8:1:2::', '2001:db8:1:2::/64'],
+    ['::1', '0:0:0:0::/64'],
+    ['not:an:address', 'not:an:address'],
+  ] as const
+  for (const [ip, key] of cases) assert.equal(addressKey(ip), key, ip)
 })

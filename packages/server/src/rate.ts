@@ -8,6 +8,7 @@ import { utf8 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
 import { sha256 } from '@millisky/core/hash'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import ipaddr from 'ipaddr.js'
 import { type RateLimiterAbstract, RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
 
 /** Where a caller stands with one limit after a call. */
@@ -74,6 +75,21 @@ export interface RateRule<Call> {
   readonly key: (call: Call) => string | null
   /** What the call costs, 1 unless told; 0 or less passes uncounted. */
   readonly points?: (call: Call) => number
+}
+
+/**
+ * The key of an address: itself, and for IPv6 its /64, which is what one customer of a provider has at least.
+ *
+ * @param ip - As `request.ip` gives it.
+ */
+export function addressKey(ip: string): string {
+  if (!ip.includes(':') || !ipaddr.isValid(ip)) return ip
+  const address = ipaddr.process(ip)
+  if (!('parts' in address)) return address.toString()
+  return `${address.parts
+    .slice(0, 4)
+    .map(part => part.toString(16))
+    .join(':')}::/64`
 }
 
 /** Who is never limited. */

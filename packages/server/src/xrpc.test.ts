@@ -82,10 +82,13 @@ xrpc.procedure(uploadBlob, { bodyBytesMax: 100_000 }, async ({ input }) => {
 })
 
 let aborted: Promise<unknown> | undefined
+let exported: Readable | undefined
 xrpc.query(getRepo, ({ params, signal }) => {
   if (params.since === undefined) return raw('application/vnd.ipld.car', Uint8Array.of(1, 2, 3))
-  if (params.since === '3jzfcijpj2z2a')
-    return raw('application/vnd.ipld.car', Readable.from([Buffer.from('ab'), Buffer.from('c')]))
+  if (params.since === '3jzfcijpj2z2a') {
+    exported = Readable.from([Buffer.from('ab'), Buffer.from('c')])
+    return raw('application/vnd.ipld.car', exported)
+  }
   aborted = new Promise(resolve => signal.addEventListener('abort', resolve))
   return new Promise(() => {})
 })
@@ -374,6 +377,9 @@ test('bytes and streams go out', async () => {
   assert.deepEqual(new Uint8Array(await whole.arrayBuffer()), Uint8Array.of(1, 2, 3))
   const stream = await get('com.atproto.sync.getRepo?did=did:web:x.y&since=3jzfcijpj2z2a')
   assert.equal(await stream.text(), 'abc')
+  const head = await fetch(`${url}/com.atproto.sync.getRepo?did=did:web:x.y&since=3jzfcijpj2z2a`, { method: 'HEAD' })
+  assert.equal(head.headers.get('content-type'), 'application/vnd.ipld.car')
+  assert.ok(exported?.destroyed && !exported.readableDidRead)
 })
 
 test('a caller that goes away is noticed', async () => {

@@ -314,6 +314,11 @@ function sendRaw(reply: FastifyReply, { encoding, body, headers, status }: RawRe
   if (encoding !== undefined) reply.header('content-type', encoding)
   if (body === undefined || typeof body === 'string' || body instanceof Uint8Array) return reply.send(body)
   const stream = body instanceof Readable ? body : Readable.from(body, { objectMode: false })
+  if (reply.request.method === 'HEAD') {
+    // Nobody reads it, and an export is not made for nothing.
+    stream.destroy()
+    return reply.send(Readable.from([]))
+  }
   stream.once('error', error => {
     // A caller that went away is no failure of ours.
     if (!reply.raw.destroyed) log.error({ err: error, method: pathOf(reply.request) }, 'reply stream failed')
