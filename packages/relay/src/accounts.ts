@@ -133,7 +133,15 @@ export class Accounts<E> {
     const { rev, data, commit, active, status, local, host } = stored
     account.durable = stored
     account.hostId = host
-    account.state = { rev, data, commit, active, status, local, host: host === null ? null : this.#parts.hostname(host) }
+    account.state = {
+      rev,
+      data,
+      commit,
+      active,
+      status,
+      local,
+      host: host === null ? null : this.#parts.hostname(host),
+    }
   }
 
   /** The oldest in memory go, used or not: an order of use would cost a move at each use. Busy and unsaved ones are spared. */

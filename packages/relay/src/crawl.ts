@@ -82,7 +82,8 @@ export class Crawl {
     }
     const running = this.#checking.get(name.hostname)
     if (running) return running
-    if (this.#checking.size >= CHECKS_MAX) throw new Unavailable('NotEnoughResources', 'Too many hosts are being checked')
+    if (this.#checking.size >= CHECKS_MAX)
+      throw new Unavailable('NotEnoughResources', 'Too many hosts are being checked')
     const checking = this.#admit(name, byAdmin).finally(() => this.#checking.delete(name.hostname))
     this.#checking.set(name.hostname, checking)
     return checking

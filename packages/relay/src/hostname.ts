@@ -22,7 +22,8 @@ export function parseHostname(text: string, { insecure }: { insecure: boolean })
   const hasScheme = /^[a-z][a-z0-9+.-]*:\/\//i.test(text)
   const url = text.length > 300 ? null : URL.parse(hasScheme ? text : `https://${text}`)
   if (!url || url.hostname === '') throw refuse('hostname is neither a host name nor a URL')
-  if (!/^(https?|wss?):$/.test(url.protocol)) throw refuse(`hostname with the scheme ${url.protocol}// is not supported`)
+  if (!/^(https?|wss?):$/.test(url.protocol))
+    throw refuse(`hostname with the scheme ${url.protocol}// is not supported`)
   if (url.username !== '' || url.password !== '') throw refuse('hostname has a user name or password')
   if ((url.pathname !== '/' && url.pathname !== '') || url.search !== '' || url.hash !== '') {
     throw refuse('hostname has a path or query')
@@ -56,7 +57,11 @@ export function* domainsOf(hostname: string): Generator<string> {
 
 /** Reads the name of a domain to be banned. @throws {Refused} `InvalidRequest` */
 export function parseDomain(text: string): string {
-  const domain = text.trim().toLowerCase().replace(/^\*?\./, '').replace(/\.$/, '')
+  const domain = text
+    .trim()
+    .toLowerCase()
+    .replace(/^\*?\./, '')
+    .replace(/\.$/, '')
   if (!/^[a-z0-9-]+(\.[a-z0-9-]+)*$/.test(domain) || domain.length > 253) throw refuse('not a domain')
   return domain
 }

@@ -14,8 +14,8 @@ import type { Appender } from './appender.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { Lookup } from './lookups.ts'
 import type { RejectReason } from './rejects.ts'
-import type { Verifiers } from './verifiers.ts'
 import type { Outcome, StatedIdentity } from './verifiers/job.ts'
+import type { Verifiers } from './verifiers.ts'
 import type { Slot } from './window.ts'
 
 /** Events of one account that are judged in one go. */
@@ -190,9 +190,7 @@ export class Ingest {
 
   #hasRoom(host: Host): boolean {
     const { hostEvents, hostBytes, hostLookups, bytes } = this.#limits
-    return (
-      host.events < hostEvents && host.bytes < hostBytes && host.lookups < hostLookups && this.#bytes < bytes
-    )
+    return host.events < hostEvents && host.bytes < hostBytes && host.lookups < hostLookups && this.#bytes < bytes
   }
 
   async #room(host: Host): Promise<void> {
@@ -236,15 +234,12 @@ export class Ingest {
     host.lookups++
     this.#parts.lookup
       .resolve(account.did, { host, fresh: options.fresh ?? false, isPatient: !isHint })
-      .then(
-        identity => {
-          host.lookups--
-          this.#wake(host)
-          if (identity !== null || isHint) this.#submit(account, identity)
-          else this.#giveUp(account)
-        },
-        this.#parts.onFatal,
-      )
+      .then(identity => {
+        host.lookups--
+        this.#wake(host)
+        if (identity !== null || isHint) this.#submit(account, identity)
+        else this.#giveUp(account)
+      }, this.#parts.onFatal)
   }
 
   /** Nobody could say who the account is: nothing that waits may pass. */

@@ -7,7 +7,7 @@ import { Fetcher } from '@millisky/server/fetch'
 import { createHttp, listen } from '@millisky/server/http'
 import { Identities } from '@millisky/server/identity'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
-import { Subscription, type SubscribeSettings } from '@millisky/server/subscribe'
+import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
 import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
@@ -90,10 +90,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     },
   })
   const http = serve(ground, running, subscription)
-  const timers = [
-    setInterval(() => void running.fold.save(), SAVE_MS),
-    setInterval(() => prune(ground), PRUNE_MS),
-  ]
+  const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => prune(ground), PRUNE_MS)]
   for (const timer of timers) timer.unref()
   let url = ''
   let closing: Promise<void> | null = null

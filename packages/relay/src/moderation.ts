@@ -76,7 +76,8 @@ export class Moderation {
 
   /** Bans a domain and all below it; their hosts are disconnected at once. @throws {Refused} when it is banned already */
   async banDomain(domain: string): Promise<void> {
-    for (const host of await this.#parts.hosts.banDomain(domain)) await this.block(host, `the domain ${domain} is banned`)
+    for (const host of await this.#parts.hosts.banDomain(domain))
+      await this.block(host, `the domain ${domain} is banned`)
   }
 
   /** Hosts that were banned by it may be asked for again. @throws {Refused} when it is not banned */

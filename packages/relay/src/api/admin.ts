@@ -77,7 +77,9 @@ export function addAdminApi(http: FastifyInstance, parts: AdminApiParts): void {
         lag: consumer.lag,
       })),
     )
-    admin.get('/metrics', async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.text()))
+    admin.get('/metrics', async (_request, reply) =>
+      reply.type(parts.metrics.contentType).send(await parts.metrics.text()),
+    )
   })
 }
 
@@ -85,7 +87,10 @@ export function addAdminApi(http: FastifyInstance, parts: AdminApiParts): void {
 
 function given(request: FastifyRequest, ...names: string[]): string {
   const query = request.query as Record<string, unknown>
-  const body = (typeof request.body === 'object' && request.body !== null ? request.body : {}) as Record<string, unknown>
+  const body = (typeof request.body === 'object' && request.body !== null ? request.body : {}) as Record<
+    string,
+    unknown
+  >
   for (const name of names) {
     const value = body[name] ?? query[name]
     if (typeof value === 'string' && value !== '') return value
@@ -174,7 +179,9 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
   admin.get('/admin/pds/list', () =>
     hosts.list().map(host => listedHost(host, upstreams.isConnected(host), parts.accountLimit)),
   )
-  admin.get('/admin/pds/report', request => report(hostOf(request, parts), upstreams.isConnected(hostOf(request, parts))))
+  admin.get('/admin/pds/report', request =>
+    report(hostOf(request, parts), upstreams.isConnected(hostOf(request, parts))),
+  )
   admin.post('/admin/pds/block', async request => {
     await moderation.block(hostOf(request, parts), 'blocked by an administrator')
     return SUCCESS
@@ -188,7 +195,8 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     if (has(request, 'repo_limit')) await hosts.setAccountLimit(host, integer(given(request, 'repo_limit')))
     if (has(request, 'policy')) {
       const policy = given(request, 'policy')
-      if (policy !== 'strict' && policy !== 'observe') throw new Refused('InvalidRequest', 'policy is strict or observe')
+      if (policy !== 'strict' && policy !== 'observe')
+        throw new Refused('InvalidRequest', 'policy is strict or observe')
       await hosts.setPolicy(host, policy, true)
     }
     return SUCCESS

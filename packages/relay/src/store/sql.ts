@@ -194,15 +194,7 @@ const foldedRow = ({ did, host, rev, data, commit, active, status }: StoredAccou
 function createFoldStore(db: Db<RelaySchema>): FoldStore {
   const { kysely } = db
   const account = db.prepare(
-    (
-      did: Row[0],
-      host: Row[1],
-      rev: Row[2],
-      data: Row[3],
-      cid: Row[4],
-      active: Row[5],
-      status: Row[6],
-    ) =>
+    (did: Row[0], host: Row[1], rev: Row[2], data: Row[3], cid: Row[4], active: Row[5], status: Row[6]) =>
       sql`insert into account ${COLUMNS} values (${did}, ${host}, ${rev}, ${data}, ${cid}, ${active}, ${status}) ${TAKE_OVER}`,
   )
   const host = db.prepare((cursor: number | null, streak: number, accounts: number, id: number) =>

@@ -248,9 +248,7 @@ function packOutcome(writer: Writer, texts: Texts, outcome: Outcome): void {
 /** Reads what {@link packOutcomes} wrote. CIDs are views. */
 export function unpackOutcomes(bytes: Uint8Array, count: number, texts: readonly string[]): Outcome[][] {
   const reader = new Reader(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
-  return Array.from({ length: count }, () =>
-    Array.from({ length: reader.u16() }, () => unpackOutcome(reader, texts)),
-  )
+  return Array.from({ length: count }, () => Array.from({ length: reader.u16() }, () => unpackOutcome(reader, texts)))
 }
 
 function unpackOutcome(reader: Reader, texts: readonly string[]): Outcome {

@@ -43,7 +43,8 @@ export class ThreadJudge<G extends Group> implements Judge<G> {
   send(groups: G[]): void {
     let size = 0
     for (const group of groups) size += packedSize(group)
-    const buffer = (size <= BUFFER_BYTES ? this.#spare.pop() : undefined) ?? new ArrayBuffer(Math.max(size, BUFFER_BYTES))
+    const buffer =
+      (size <= BUFFER_BYTES ? this.#spare.pop() : undefined) ?? new ArrayBuffer(Math.max(size, BUFFER_BYTES))
     const texts = new Texts()
     const bytes = packGroups(groups, texts, Buffer.from(buffer))
     const id = this.#nextId++
