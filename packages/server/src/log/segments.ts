@@ -1,0 +1,543 @@
+import { existsSync, ftruncate, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { rename } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { crc32 } from 'node:zlib'
+import { Unavailable } from '@millisky/core/errors'
+import { lockFolder } from './folder-lock.ts'
+import { wireHeaderSize, writeWireHeader } from './frame-wire.ts'
+import { type Batch, Bell, type Log, type ReadLimit } from './log.ts'
+import { type Mask, Ring, type RingBatch } from './ring.ts'
+import {
+  closeFile,
+  dataPath,
+  indexPath,
+  OpenSegments,
+  openFile,
+  type Segment,
+  syncFile,
+  syncFolder,
+  writeAt,
+} from './segment-files.ts'
+import { encodeHeader, HEADER_BYTES, LAG_UNKNOWN, RECORD_BYTES, recordPosition, writeRecord } from './segment-index.ts'
+import { SegmentReader } from './segment-reader.ts'
+import { LogDamaged, type Recover, type Repair, recoverSegments } from './segment-recovery.ts'
+
+/**
+ * When appended events count as safe.
+ *
+ * - `batch`: before anyone sees them or is told; appends that arrive while the disk is busy share the next write. Nothing acknowledged or sent
+ *   is ever lost, and no seq is used twice.
+ * - `{ intervalMs }` and `none`: they are visible at once and reach the disk later. A killed process loses nothing, a crash of the machine may;
+ *   so after any unclean end the log goes on far above what may have been sent ({@link SKIP}).
+ */
+export type FsyncPolicy = 'batch' | 'none' | { readonly intervalMs: number }
+
+/** How far seq jumps after an unclean end without `batch`. Far more than can be sent between two syncs, nothing against 2^53. */
+export const SKIP = 1_000_000
+
+export interface SegmentEntry {
+  /** Its seq may be anything; it is replaced. Copied, and not needed after the append has resolved. */
+  readonly frame: Uint8Array
+  /** The relay's number for the account, 0 to 2^53-1; 0 when it has none. */
+  readonly account: number
+}
+
+export interface SegmentLogOptions {
+  /** Gives the same frame with this seq. */
+  withSeq: (frame: Uint8Array, seq: number) => Uint8Array
+  /** Reads a frame of our own back when its index record is lost. */
+  recover: Recover
+  /** Milliseconds since the epoch. */
+  now: () => number
+  fsync?: FsyncPolicy
+  /** The first seq of a new log, or a floor to continue from after a loss. Default 1. */
+  firstSeq?: number
+  /** A segment is followed by the next when it has this many bytes; below 4 GiB. Default 256 MiB. */
+  segmentBytes?: number
+  /** … or is this old. Default one hour. */
+  segmentMs?: number
+  /** Newest events kept in memory. Default 32 MiB. */
+  ringBytes?: number
+  /** Older events kept in memory because several consumers may replay the same. Default 32 MiB. */
+  cacheBytes?: number
+  /** Appends waiting for the disk, at most. Default 64 MiB. */
+  pendingBytesMax?: number
+  /** Segments open for reading, at most. Default 64. */
+  openMax?: number
+  /** Accounts whose events are withheld from the start. */
+  masked?: Iterable<number>
+  /** Told of what was repaired while opening. */
+  repaired?: (repair: Repair) => void
+  /** Told once when the disk has failed such that nothing more can be appended. */
+  failed?: (error: unknown) => void
+}
+
+interface State {
+  readonly clean: boolean
+  readonly fsync: 'batch' | 'other'
+  /** Lower bound of the head. */
+  readonly head: number
+  /** Seq of the last event, if closed cleanly. */
+  readonly last: number
+}
+
+interface Append {
+  readonly entries: readonly SegmentEntry[]
+  readonly bytes: number
+  readonly resolve: (last: number) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** A write: what became of several appends together. */
+interface Built {
+  readonly wire: Buffer
+  readonly index: Buffer
+  readonly batch: RingBatch
+  readonly time: number
+  readonly done: { readonly append: Append; readonly last: number }[]
+}
+
+/** The segment being written. */
+interface Active {
+  readonly segment: Segment
+  readonly data: number
+  readonly index: number
+  /** Events known to be on disk. */
+  synced: number
+}
+
+const WRITE_BYTES_MAX = 16 << 20
+const truncateFile = promisify(ftruncate)
+
+/** Opens the segment log of a folder, which is made if need be. @throws LogDamaged, or Error when the folder is in use. */
+export async function openSegmentLog(folder: string, options: SegmentLogOptions): Promise<SegmentLog> {
+  mkdirSync(folder, { recursive: true })
+  const unlock = lockFolder(folder)
+  try {
+    const log = new SegmentLog(folder, options, unlock)
+    await log.start()
+    return log
+  } catch (error) {
+    unlock()
+    throw error
+  }
+}
+
+/**
+ * An event log in append-only files that hold the WebSocket messages as they are sent, each with a sidecar index.
+ *
+ * Replay is reading a file and writing a socket. See {@link FsyncPolicy} for what survives what.
+ */
+export class SegmentLog implements Log {
+  readonly bell = new Bell()
+  readonly #folder: string
+  readonly #options: SegmentLogOptions
+  readonly #unlock: () => void
+  readonly #fsync: FsyncPolicy
+  readonly #segments: Segment[]
+  readonly #open: OpenSegments
+  readonly #reader: SegmentReader
+  readonly #ring: Ring
+  #mask: Mask
+  #active: Active | null = null
+  #pending: Append[] = []
+  #pendingBytes = 0
+  #flushing: Promise<void> | null = null
+  #syncing: Promise<void> | null = null
+  #syncTimer: NodeJS.Timeout | null = null
+  #failure: unknown = null
+  #closed: Promise<void> | null = null
+
+  constructor(folder: string, options: SegmentLogOptions, unlock: () => void) {
+    this.#folder = folder
+    this.#options = options
+    this.#unlock = unlock
+    this.#fsync = options.fsync ?? 'batch'
+    const state = readState(folder)
+    this.#segments = recoverSegments(folder, options.recover, options.repaired ?? (() => {}))
+    const last = this.#segments.at(-1)?.last ?? 0
+    if (state?.clean && last < state.last)
+      throw new LogDamaged(folder, `it ends at event ${last}, but was closed at ${state.last}`)
+    const skip = skipAfter(state, this.#segments.length > 0)
+    const head = Math.max(Math.max(last, state?.head ?? 0) + skip, (options.firstSeq ?? 1) - 1)
+    this.#mask = { version: 0, accounts: new Set(options.masked) }
+    this.#ring = new Ring(options.ringBytes ?? 32 << 20, head, () => this.#mask)
+    this.#open = new OpenSegments(folder, options.openMax ?? 64)
+    this.#reader = new SegmentReader(this.#segments, this.#open, () => this.#mask, options.cacheBytes ?? 32 << 20)
+  }
+
+  /** For {@link openSegmentLog}. */
+  async start(): Promise<void> {
+    await this.#writeState(false)
+    if (typeof this.#fsync === 'object') {
+      this.#syncTimer = setInterval(() => this.#syncNow(), this.#fsync.intervalMs).unref()
+    }
+  }
+
+  get head(): number {
+    return this.#ring.last
+  }
+
+  get oldest(): number {
+    return this.#segments[0]?.first ?? this.head + 1
+  }
+
+  /** Bytes on disk, visible segments and events. */
+  get size(): { bytes: number; segments: number; events: number } {
+    let [bytes, events] = [0, 0]
+    for (const segment of this.#segments) {
+      bytes += bytesOf(segment)
+      events += segment.events
+    }
+    return { bytes, segments: this.#segments.length, events }
+  }
+
+  /**
+   * Adds events in the order given, after all earlier appends. Resolves with the seq of the last one when all of them are as safe as the
+   * fsync policy says, and visible.
+   *
+   * @throws Unavailable when more is waiting for the disk than allowed; the error of the disk when it refuses (nothing is kept then, and
+   *   later appends may succeed again unless `failed` was told); Malformed when a frame has no seq. Always as a rejection.
+   */
+  append(entries: readonly SegmentEntry[]): Promise<number> {
+    if (this.#closed) return Promise.reject(new Error('the log is closed'))
+    if (this.#failure) return Promise.reject(this.#failure)
+    if (entries.length === 0) return Promise.resolve(this.head)
+    let bytes = 0
+    for (const { frame } of entries) bytes += frame.length + 16
+    if (this.#pendingBytes > 0 && this.#pendingBytes + bytes > (this.#options.pendingBytesMax ?? 64 << 20)) {
+      return Promise.reject(new Unavailable('NotEnoughResources', 'The disk does not keep up', 503, 1))
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<number>()
+    this.#pending.push({ entries, bytes, resolve, reject })
+    this.#pendingBytes += bytes
+    this.#flushing ??= this.#flush()
+    return promise
+  }
+
+  read(after: number, limit: ReadLimit): Promise<Batch> | Batch {
+    const live = this.#ring.read(after, limit)
+    if (live) return live
+    const last = this.#segments.at(-1)?.last ?? 0
+    // Beyond the last event there may be a skipped stretch up to the head.
+    if (after >= last) return { count: 0, last: this.head, wire: [] }
+    return this.#reader.read(after, limit)
+  }
+
+  /** Accounts whose events are withheld. */
+  get masked(): ReadonlySet<number> {
+    return this.#mask.accounts
+  }
+
+  /** Withholds an account's events from all readers, also those already stored. The caller remembers it over restarts. */
+  mask(account: number): void {
+    this.#setMask(new Set(this.#mask.accounts).add(account))
+  }
+
+  unmask(account: number): void {
+    const accounts = new Set(this.#mask.accounts)
+    accounts.delete(account)
+    this.#setMask(accounts)
+  }
+
+  /**
+   * Drops the oldest segments whose events are all older than `ageMs`, and further ones while the log has more than `bytes`.
+   *
+   * The segment being written stays. Readers in a dropped segment go on with the oldest event there is.
+   * @returns the number of segments dropped.
+   */
+  async prune({ ageMs, bytes, now }: { ageMs: number; bytes: number; now: number }): Promise<number> {
+    let total = this.size.bytes
+    let count = 0
+    for (const segment of this.#segments.slice(0, -1)) {
+      if (segment.lastTime >= now - ageMs && total <= bytes) break
+      total -= bytesOf(segment)
+      count++
+    }
+    for (const segment of this.#segments.splice(0, count)) {
+      this.#open.forget(segment.first)
+      this.#reader.forget(segment)
+      // Data before index, oldest first: what a crash leaves in between is recognized.
+      rmSync(dataPath(this.#folder, segment.first), { force: true })
+      rmSync(indexPath(this.#folder, segment.first), { force: true })
+    }
+    if (count > 0) await syncFolder(this.#folder)
+    return count
+  }
+
+  /** Makes everything appended so far durable, whatever the policy. */
+  async sync(): Promise<void> {
+    await this.#flushing
+    if (this.#active) await this.#syncActive(this.#active)
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    if (this.#syncTimer) clearInterval(this.#syncTimer)
+    await this.#flushing
+    await this.#syncing
+    try {
+      if (this.#active && !this.#failure) await this.#syncActive(this.#active)
+      if (!this.#failure) await this.#writeState(true)
+    } finally {
+      await this.#closeActive()
+      await this.#open.close()
+      this.#unlock()
+      this.bell.ring()
+    }
+  }
+
+  #setMask(accounts: ReadonlySet<number>): void {
+    this.#mask = { version: this.#mask.version + 1, accounts }
+  }
+
+  async #flush(): Promise<void> {
+    // Let what arrives in the same turn join.
+    await Promise.resolve()
+    while (this.#pending.length > 0 && !this.#failure) {
+      const appends = this.#take()
+      let done: Built['done'] = []
+      let failure: unknown = null
+      try {
+        done = await this.#write(appends)
+      } catch (error) {
+        failure = error
+      }
+      for (const append of appends) this.#pendingBytes -= append.bytes
+      if (failure) for (const append of appends) append.reject(failure)
+      for (const { append, last } of done) append.resolve(last)
+    }
+    this.#flushing = null
+    for (const append of this.#pending.splice(0)) append.reject(this.#failure)
+  }
+
+  #take(): Append[] {
+    let bytes = 0
+    let count = 0
+    for (const append of this.#pending) {
+      if (count > 0 && bytes + append.bytes > WRITE_BYTES_MAX) break
+      bytes += append.bytes
+      count++
+    }
+    return this.#pending.splice(0, count)
+  }
+
+  async #write(appends: readonly Append[]): Promise<Built['done']> {
+    const active = await this.#writable(appends.reduce((sum, append) => sum + append.bytes, 0))
+    const built = this.#build(active, appends)
+    if (built.done.length === 0) return []
+    const { segment, data, index } = active
+    try {
+      await settle([
+        writeAt(data, built.wire, segment.dataBytes),
+        writeAt(index, built.index, recordPosition(segment.events)),
+      ])
+    } catch (error) {
+      await this.#undo(active)
+      throw error
+    }
+    const events = segment.events + built.batch.seqs.length
+    if (this.#fsync === 'batch') {
+      try {
+        await settle([syncFile(data), syncFile(index)])
+      } catch (error) {
+        // After a failed fsync nobody knows what is on disk, and asking again would not tell.
+        this.#fail(error)
+        throw error
+      }
+      active.synced = events
+    }
+    this.#publish(active, built, events)
+    return built.done
+  }
+
+  #publish({ segment }: Active, { wire, batch, time }: Built, events: number): void {
+    if (segment.events === 0) this.#segments.push(segment)
+    segment.last = batch.seqs[batch.seqs.length - 1]!
+    segment.events = events
+    segment.dataBytes += wire.length
+    segment.lastTime = time
+    this.#ring.push(batch)
+    this.bell.ring()
+  }
+
+  /** Numbers the events and lays them out as they are stored. An append with a frame that cannot be numbered is refused alone. */
+  #build({ segment, synced }: Active, appends: readonly Append[]): Built {
+    const { withSeq, now } = this.#options
+    const frames: Uint8Array[] = []
+    const accounts: number[] = []
+    const done: Built['done'] = []
+    const after = this.head
+    let size = 0
+    for (const append of appends) {
+      const [framesBefore, sizeBefore] = [frames.length, size]
+      try {
+        for (const { frame, account } of append.entries) {
+          const numbered = withSeq(frame, after + frames.length + 1)
+          frames.push(numbered)
+          accounts.push(account)
+          size += wireHeaderSize(numbered.length) + numbered.length
+        }
+        done.push({ append, last: after + frames.length })
+      } catch (error) {
+        frames.length = accounts.length = framesBefore
+        size = sizeBefore
+        append.reject(error)
+      }
+    }
+    const time = now()
+    const wire = Buffer.allocUnsafeSlow(size)
+    const index = Buffer.allocUnsafe(frames.length * RECORD_BYTES)
+    const seqs = new Float64Array(frames.length)
+    const ends = new Uint32Array(frames.length)
+    let at = 0
+    for (const [i, frame] of frames.entries()) {
+      const start = at
+      at = writeWireHeader(wire, at, frame.length)
+      wire.set(frame, at)
+      at += frame.length
+      const seq = after + 1 + i
+      writeRecord(index, i * RECORD_BYTES, {
+        seq,
+        offset: segment.dataBytes + start,
+        length: at - start,
+        account: accounts[i]!,
+        time,
+        lag: Math.min(LAG_UNKNOWN, segment.events + i - synced),
+        crc: crc32(wire.subarray(start, at)),
+      })
+      seqs[i] = seq
+      ends[i] = at
+    }
+    return { wire, index, time, done, batch: { after, seqs, ends, wire, accounts: Float64Array.from(accounts) } }
+  }
+
+  /** The segment to write the next bytes to. */
+  async #writable(bytes: number): Promise<Active> {
+    const { segmentBytes = 256 << 20, segmentMs = 3_600_000, now } = this.#options
+    const current = this.#active
+    if (current) {
+      const { segment } = current
+      const full = segment.events > 0 && segment.dataBytes + bytes > segmentBytes
+      const old = segment.events > 0 && now() - segment.firstTime >= segmentMs
+      if (!full && !old) return current
+      await this.#syncActive(current).catch(error => {
+        this.#fail(error)
+        throw error
+      })
+      await this.#closeActive()
+    }
+    const last = this.#segments.at(-1)
+    this.#active = await this.#create({ first: this.head + 1, previous: last?.first ?? 0 })
+    return this.#active
+  }
+
+  async #create({ first, previous }: { first: number; previous: number }): Promise<Active> {
+    const index = await openFile(indexPath(this.#folder, first), 'w')
+    let data = -1
+    try {
+      await writeAt(index, encodeHeader({ first, previous }), 0)
+      data = await openFile(dataPath(this.#folder, first), 'w')
+      if (this.#fsync !== 'none') await syncFolder(this.#folder)
+    } catch (error) {
+      await closeFile(index)
+      if (data >= 0) await closeFile(data)
+      throw error
+    }
+    const time = this.#options.now()
+    const segment = { first, previous, last: first - 1, events: 0, dataBytes: 0, firstTime: time, lastTime: time }
+    return { segment, data, index, synced: 0 }
+  }
+
+  /** Takes back what a failed write may have left, so that the next one can try again. */
+  async #undo({ segment, data, index }: Active): Promise<void> {
+    try {
+      await truncateFile(data, segment.dataBytes)
+      await truncateFile(index, recordPosition(segment.events))
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failure) return
+    this.#failure = error ?? new Error('the log has failed')
+    this.#options.failed?.(error)
+  }
+
+  async #syncActive(active: Active): Promise<void> {
+    const { events } = active.segment
+    await settle([syncFile(active.data), syncFile(active.index)])
+    active.synced = Math.max(active.synced, events)
+  }
+
+  #syncNow(): void {
+    const active = this.#active
+    if (!active || this.#syncing || active.synced === active.segment.events) return
+    this.#syncing = this.#syncActive(active)
+      .catch(error => {
+        if (this.#active === active) this.#fail(error)
+      })
+      .finally(() => {
+        this.#syncing = null
+      })
+  }
+
+  async #closeActive(): Promise<void> {
+    const active = this.#active
+    if (!active) return
+    this.#active = null
+    await this.#syncing
+    await closeFile(active.data)
+    await closeFile(active.index)
+  }
+
+  async #writeState(clean: boolean): Promise<void> {
+    const state: State = {
+      clean,
+      fsync: this.#fsync === 'batch' ? 'batch' : 'other',
+      head: this.head,
+      last: this.#segments.at(-1)?.last ?? 0,
+    }
+    const path = join(this.#folder, 'state.json')
+    const fd = await openFile(`${path}.new`, 'w')
+    try {
+      await writeAt(fd, Buffer.from(`${JSON.stringify(state)}\n`), 0)
+      await syncFile(fd)
+    } finally {
+      await closeFile(fd)
+    }
+    await rename(`${path}.new`, path)
+    await syncFolder(this.#folder)
+  }
+}
+
+/** Waits for all, also when one fails, so that nothing is still writing afterwards. @throws the first error. */
+async function settle(work: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(work)) if (result.status === 'rejected') throw result.reason
+}
+
+function bytesOf(segment: Segment): number {
+  return segment.dataBytes + HEADER_BYTES + segment.events * RECORD_BYTES
+}
+
+function readState(folder: string): State | null {
+  const path = join(folder, 'state.json')
+  if (!existsSync(path)) return null
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as State
+  } catch (cause) {
+    throw new Error(`${path} is not readable; remove it to go on with a safe distance in seq.`, { cause })
+  }
+}
+
+/** How far beyond the last event found there may have been others that were sent and lost. */
+function skipAfter(state: State | null, hasEvents: boolean): number {
+  if (state) return state.clean || state.fsync === 'batch' ? 0 : SKIP
+  return hasEvents ? SKIP : 0
+}
