@@ -252,19 +252,28 @@ interface Slice {
   commit: Commit
 }
 
-/** The blocks of one slice. An index costs more than it saves as long as they are as few as they mostly are. */
+/**
+ * The blocks of one slice. An index costs more than it saves as long as they are as few as they mostly are, and mostly
+ * they are wanted in the order in which they come.
+ */
 class SliceBlocks implements BlockSource {
   readonly #list: readonly Block[]
   #index: Map<string, Uint8Array> | undefined
+  #next = 0
 
   constructor(list: readonly Block[]) {
     this.#list = list
-    if (list.length > 24) this.#index = new Map(list.map(({ cid, bytes }) => [cid.key, bytes]))
+    if (list.length > 32) this.#index = new Map(list.map(({ cid, bytes }) => [cid.key, bytes]))
   }
 
   get(cid: Cid): Uint8Array | undefined {
     if (this.#index !== undefined) return this.#index.get(cid.key)
-    for (const block of this.#list) if (block.cid.equals(cid)) return block.bytes
+    const list = this.#list
+    for (let tried = 0; tried < list.length; tried++) {
+      const block = list[this.#next]!
+      this.#next = this.#next + 1 === list.length ? 0 : this.#next + 1
+      if (block.cid.equals(cid)) return block.bytes
+    }
     return undefined
   }
 }
@@ -469,31 +478,34 @@ function examine(tree: Tree, blocks: BlockSource): Dropped | null {
 /** Without `prevData` the commit must be the first: undoing it has to lead to the empty tree. */
 function undo({ ops, prevData }: CommitBody, tree: Tree, notes: Reason[]): Dropped | null {
   try {
-    for (const op of ops) if (contradicts(tree, op)) return drop('op-not-in-tree', op.path)
-    if (ops.some(op => op.action !== 'create' && op.prev === null)) {
-      note(notes, 'op-without-prev')
+    const silent = ops.some(op => op.action !== 'create' && op.prev === null)
+    if (!silent) {
+      const before = invert(tree, ops).root
+      if (!before.equals(prevData ?? Tree.empty.root)) note(notes, prevData ? 'inversion-mismatch' : 'no-prev-data')
       return null
     }
-    const before = invert(tree, ops).root
-    if (!before.equals(prevData ?? Tree.empty.root)) note(notes, prevData ? 'inversion-mismatch' : 'no-prev-data')
-    return null
+    note(notes, 'op-without-prev')
+    return contradicted(tree, ops)
   } catch (error) {
-    if (error instanceof Malformed) return drop('bad-tree', error.message)
+    if (error instanceof Malformed) return contradicted(tree, ops) ?? drop('bad-tree', error.message)
     if (!(error instanceof MissingBlock)) throw error
     note(notes, prevData ? 'tree-incomplete' : 'no-prev-data')
-    return null
+    return contradicted(tree, ops)
   }
 }
 
-/** Whether the tree holds something else than the operation says. What cannot be seen contradicts nothing. */
-function contradicts(tree: Tree, { path, cid }: RepoOp): boolean {
-  try {
-    const found = tree.get(path)
-    return cid === null ? found !== null : !cid.equals(found)
-  } catch (error) {
-    if (error instanceof MissingBlock) return false
-    throw error
+/** Whether the tree holds something else than one of the operations says. What cannot be seen contradicts nothing. */
+function contradicted(tree: Tree, ops: RepoOp[]): Dropped | null {
+  for (const { path, cid } of ops) {
+    try {
+      const found = tree.get(path)
+      if (cid === null ? found !== null : !cid.equals(found)) return drop('op-not-in-tree', path)
+    } catch (error) {
+      if (error instanceof Malformed) return drop('bad-tree', error.message)
+      if (!(error instanceof MissingBlock)) throw error
+    }
   }
+  return null
 }
 
 /** Whether the tree before is said to be the one admitted last. */
