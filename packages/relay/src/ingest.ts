@@ -155,11 +155,20 @@ export class Ingest {
     host.eventsSeen++
     host.lastEventAt = this.#parts.now()
     this.#parts.observer?.received?.(host, t ?? '')
-    if (t === '#info') return this.#parts.onInfo(host, frame)
+    if (t === '#info') {
+      this.#parts.onInfo(host, frame)
+      return
+    }
     if (seq !== null && Number.isSafeInteger(seq) && seq >= 0) {
-      if (seq <= host.socketSeq) return this.#note(host, 'seq-not-rising', seq, did)
+      if (seq <= host.socketSeq) {
+        this.#note(host, 'seq-not-rising', seq, did)
+        return
+      }
       host.socketSeq = host.resumeAt = seq
-    } else if (t !== null && PASSED_ON.has(t)) return this.#note(host, 'no-seq', null, did)
+    } else if (t !== null && PASSED_ON.has(t)) {
+      this.#note(host, 'no-seq', null, did)
+      return
+    }
     if (t === null || !PASSED_ON.has(t)) {
       this.#note(host, 'unknown-op', seq, did, t ?? `op ${head.op}`)
       if (seq !== null && host.socketSeq === seq) this.#advance(host, host.window.add(seq))
@@ -220,7 +229,8 @@ export class Ingest {
     if (event.t === '#identity' && !event.isExpired) {
       event.isExpired = true
       lookup.expire(account.did)
-      return this.#resolve(account, event)
+      this.#resolve(account, event)
+      return
     }
     const identity = lookup.peek(account.did)
     if (identity) this.#submit(account, identity)
@@ -281,14 +291,16 @@ export class Ingest {
           break
         case 'drop':
           if (outcome.reason === 'account-inactive' && this.#doubtsInactivity(account, event)) {
-            return this.#askWhetherActive(account, events.slice(i))
+            this.#askWhetherActive(account, events.slice(i))
+            return
           }
           this.#reject(account, event, outcome.reason, outcome.detail)
           break
         case 'retry-identity':
           account.waiting = [...events.slice(i), ...account.waiting]
           event.isFresh = true
-          return this.#resolve(account, event, { fresh: true })
+          this.#resolve(account, event, { fresh: true })
+          return
         case 'undecodable':
           this.#reject(account, event, 'undecodable', outcome.detail)
           this.#parts.onBroken(event.host, outcome.detail)
@@ -305,9 +317,17 @@ export class Ingest {
   #admit(account: Account<Incoming>, event: Incoming, { notes, next }: AdmitVerdict): void {
     const { host, t } = event
     const { local } = account.state
-    // Said while the event was with the verifiers.
-    if (local !== null && (t === '#commit' || t === '#sync')) return this.#reject(account, event, 'account-blocked')
-    if ((next.status?.length ?? 0) > STATUS_LENGTH_MAX) return this.#reject(account, event, 'bad-fields', 'status')
+    // What was said here may have been said while the event was with the verifiers.
+    const wrong: RejectReason | null =
+      local !== null && (t === '#commit' || t === '#sync')
+        ? 'account-blocked'
+        : (next.status?.length ?? 0) > STATUS_LENGTH_MAX
+          ? 'bad-fields'
+          : null
+    if (wrong !== null) {
+      this.#reject(account, event, wrong)
+      return
+    }
     const state: AccountState = { ...next, local }
     const hostId = t === '#identity' ? account.hostId : host.id
     account.state = state

@@ -67,7 +67,10 @@ export class Upstreams {
   connect(host: Host): void {
     if (this.#closed) return
     const known = this.#upstreams.get(host)
-    if (known) return known.follow.retryNow()
+    if (known) {
+      known.follow.retryNow()
+      return
+    }
     const upstream: Upstream = { follow: null as never, broken: 0, brokenAt: null }
     const url = `${host.record.noTls ? 'ws' : 'wss'}://${host.hostname}/xrpc/com.atproto.sync.subscribeRepos`
     upstream.follow = new Follow({

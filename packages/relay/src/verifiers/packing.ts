@@ -48,8 +48,8 @@ class Writer {
 
   /** ASCII of up to 254 characters, or null. */
   ascii(text: string | null): void {
-    if (text === null) return this.u8(255)
-    this.u8(text.length)
+    this.u8(text === null ? 255 : text.length)
+    if (text === null) return
     this.buffer.write(text, this.at, 'latin1')
     this.at += text.length
   }
@@ -232,16 +232,18 @@ function packOutcome(writer: Writer, texts: Texts, outcome: Outcome): void {
     case 'admit':
       writer.u8(outcome.notes.length)
       for (const note of outcome.notes) writer.u8(reasonIndex.get(note)!)
-      return packState(writer, texts, outcome.next)
+      packState(writer, texts, outcome.next)
+      break
     case 'drop':
       writer.u8(reasonIndex.get(outcome.reason)!)
       writer.u8(outcome.detail === undefined ? 0 : 1)
       if (outcome.detail !== undefined) writer.text(outcome.detail.slice(0, DETAIL_LENGTH_MAX))
-      return
+      break
     case 'retry-identity':
-      return writer.u8(reasonIndex.get(outcome.reason)!)
+      writer.u8(reasonIndex.get(outcome.reason)!)
+      break
     default:
-      return writer.text(outcome.detail.slice(0, DETAIL_LENGTH_MAX))
+      writer.text(outcome.detail.slice(0, DETAIL_LENGTH_MAX))
   }
 }
 
