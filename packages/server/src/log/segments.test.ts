@@ -13,18 +13,13 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { peek, withSeq } from '@millisky/core/event'
+import { withSeq } from '@millisky/core/event'
 import { HEADER_BYTES, RECORD_BYTES } from './segment-index.ts'
-import { LogDamaged, type Recover, type Repair, recoverSegments, verifySegment } from './segment-recovery.ts'
+import { LogDamaged, type Repair, recoverSegments, verifySegment } from './segment-recovery.ts'
 import { openSegmentLog, type SegmentLog, type SegmentLogOptions, SKIP } from './segments.ts'
-import { logContract, readAll, type TestEvent, type TestLog, testFrame } from './testing.ts'
+import { logContract, readAll, recoverTestFrame, type TestEvent, type TestLog, testFrame } from './testing.ts'
 
 type Cleanup = { after(fn: () => unknown): void }
-
-const recover: Recover = frame => {
-  const { seq, did } = peek(frame)
-  return { seq: seq!, account: Number(/a(\d+)/.exec(did!)![1]), time: 7 }
-}
 
 function freshFolder(t: Cleanup): string {
   const folder = mkdtempSync(join(tmpdir(), 'millisky-log-'))
@@ -33,7 +28,7 @@ function freshFolder(t: Cleanup): string {
 }
 
 const open = (folder: string, options: Partial<SegmentLogOptions> = {}) =>
-  openSegmentLog(folder, { withSeq, recover, now: () => 1000, ...options })
+  openSegmentLog(folder, { withSeq, recover: recoverTestFrame, now: () => 1000, ...options })
 
 const entries = (events: readonly TestEvent[]) => events.map(event => ({ frame: testFrame(event), account: event.who }))
 const some = (from: number, count: number, size = 100) =>
@@ -400,7 +395,7 @@ describe('segment log, opened after harm', () => {
       writeFileSync(at('log'), data)
       writeFileSync(at('idx'), index)
       try {
-        const events = recoverSegments(folder, recover, () => {})[0]?.events ?? 0
+        const events = recoverSegments(folder, recoverTestFrame, () => {})[0]?.events ?? 0
         assert.equal(existsSync(at('log')), events > 0)
         if (events > 0) assert.equal(verifySegment(folder, 1), null)
         if (events > 0) assert.deepEqual(readFileSync(at('log')), original.subarray(0, ends[events - 1]))

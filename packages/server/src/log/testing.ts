@@ -3,6 +3,7 @@ import { describe, test } from 'node:test'
 import { encodeFrame, peek } from '@millisky/core/event'
 import { framesOf } from './frame-wire.ts'
 import type { Batch, Log } from './log.ts'
+import type { Recovered } from './segment-recovery.ts'
 
 /** What tests append: the `n`th event, about account `who`, `size` bytes or so. */
 export interface TestEvent {
@@ -31,6 +32,12 @@ export const testDid = (who: number) => `did:web:a${who}.test`
 /** A frame with an open seq. */
 export function testFrame({ n, who, size }: TestEvent): Uint8Array {
   return encodeFrame({ t: '#test', body: { seq: 0, did: testDid(who), n, pad: new Uint8Array(size).fill(n) } })
+}
+
+/** For the segment log: reads a test frame back. */
+export function recoverTestFrame(frame: Uint8Array): Recovered {
+  const { seq, did } = peek(frame)
+  return { seq: seq!, account: Number(/a(\d+)/.exec(did!)![1]), time: 7 }
 }
 
 export interface Seen {
