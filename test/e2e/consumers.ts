@@ -61,7 +61,7 @@ export function atcuteConsumer(service: string, cursor?: number): Consumer<Messa
     ws: { minReconnectionDelay: 100, maxReconnectionDelay: 500 },
   })
   const iterator = subscription[Symbol.asyncIterator]()
-  const reading = (async () => {
+  void (async () => {
     for (;;) {
       const { value, done } = await iterator.next()
       if (done) return
@@ -71,9 +71,9 @@ export function atcuteConsumer(service: string, cursor?: number): Consumer<Messa
   return {
     events,
     errors,
+    // Its pending `next` stays pending after that, so it is not waited for.
     close: async () => {
       await iterator.return?.()
-      await reading
     },
   }
 }
