@@ -333,7 +333,7 @@ function assertReply({ nsid, output }: Method, json: string | undefined): void {
     return
   }
   if (!isJson(output) || json === undefined) throw new Error(`${nsid}: a reply of ${output.encoding} is promised`)
-  const result = output.schema && check(output.schema, jsonToValue(json))
+  const result = output.schema && check(output.schema, jsonToValue(json, { depthMax: Number.POSITIVE_INFINITY }))
   if (result && 'problem' in result) throw new Error(`${nsid}: the reply breaks the lexicon: ${result.problem}`)
 }
 
