@@ -8,6 +8,7 @@ import {
   unknownVariables,
 } from '@millisky/server/config'
 import { Lifetime } from '@millisky/server/lifetime'
+import { releaseLoadingMemory } from '@millisky/server/memory'
 import { createLog, type Logger, type LogLevel } from '@millisky/server/trace'
 
 /** What every daemon's `main.ts` gives. */
@@ -77,6 +78,7 @@ export async function runDaemon(name: DaemonName, argv: readonly string[], versi
   const life = new Lifetime({ log })
   life.add(name, { start: () => daemon.listen(), stop: () => daemon.close() })
   await life.start()
+  releaseLoadingMemory()
   // Started by `millisky dev`: when that is gone, however it ended, so are we.
   process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'))
   process.exitCode = await life.untilSignal()

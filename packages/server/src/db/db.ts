@@ -1,6 +1,5 @@
 import type { Kysely } from 'kysely'
 import type { Migration } from './migrate.ts'
-import { openPostgres } from './postgres.ts'
 import { openSqlite } from './sqlite.ts'
 import type { Query, Statement } from './statement.ts'
 
@@ -133,7 +132,10 @@ export interface OpenDbOptions {
  * @throws Error when the database is newer than `migrations` or belongs to something else.
  */
 export async function openDb<S>(url: string, options: OpenDbOptions): Promise<SqliteDb<S> | PostgresDb<S>> {
-  return /^postgres(ql)?:\/\//.test(url) ? await openPostgres<S>(url, options) : await openSqlite<S>(url, options)
+  if (!/^postgres(ql)?:\/\//.test(url)) return await openSqlite<S>(url, options)
+  // Most servers never need it, and it takes memory.
+  const { openPostgres } = await import('./postgres.ts')
+  return await openPostgres<S>(url, options)
 }
 
 /** Whether an error, of either database, says that a row with this key exists already. */
