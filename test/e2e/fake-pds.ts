@@ -32,11 +32,11 @@ export class FakeAccount {
   }
 
   /** The change that writes one post, applied unless `keep` is false. */
-  post(text: string, options: { key?: SigningKey; keep?: boolean; rev?: Head['rev'] } = {}): Change {
+  post(text: string, options: { key?: SigningKey; keep?: boolean } = {}): Change {
     const bytes = encode({ $type: 'app.bsky.feed.post', text, createdAt: now() })
     const path = `app.bsky.feed.post/${clock.next()}`
     const write: Write = { action: 'create', path, cid: Cid.ofCbor(bytes), bytes }
-    const rev = options.rev ?? clock.next(this.head?.rev)
+    const rev = clock.next(this.head?.rev)
     const { did, head, blocks } = this
     const change = apply({ did, head, blocks, writes: [write], rev, key: options.key ?? this.key })
     if (options.keep !== false) this.adopt(change)

@@ -71,8 +71,11 @@ test('forged, stale, foreign and inconsistent commits are dropped; the good ones
     // An operation hidden from consumers.
     const hidden = commitEvent(mallory.post('hidden', { keep: false }), now())
     pds.send(patched(hidden, { ops: [] }))
-    // A rev from before.
-    attempt(mallory, commitEvent(mallory.post('stale', { keep: false, rev: '3jzfcijpj2z2a' as never }), now()))
+    // A commit from before, once more.
+    const seen = mallory.post('seen before')
+    pds.send(commitEvent(seen, now()))
+    await isServed(pds, mallory)
+    pds.send(commitEvent(seen, now()))
     // Somebody else's repository: its PDS is another host.
     const foreign = await other.createAccount(network.plc, 'foreign')
     attempt(foreign, commitEvent(foreign.post('stolen'), now()))
@@ -95,6 +98,7 @@ test('forged, stale, foreign and inconsistent commits are dropped; the good ones
       const empty = consumer.events.filter(event => event.repo === did && event.ops?.length === 0)
       assert.equal(empty.length, 0, 'the commit without its operation was not passed on')
     }
+    assert.equal(pathsOf(mallory.did).filter(path => path === seen.ops[0]!.path).length, 1, 'not passed on twice')
   } finally {
     await pds.close()
     await other.close()
