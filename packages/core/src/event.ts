@@ -201,7 +201,7 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
 
 /**
  * The same frame under another sequence number. Only the bytes of that integer differ; as integers have their shortest
- * form, the length may.
+ * form, the length may. The result may be part of a larger buffer: copy it before giving that to another thread.
  *
  * @param frame one that {@link decodeFrame} or {@link encodeFrame} knows to be well formed, with a `seq`
  * @param seq 1 to 2^53 - 1
