@@ -52,6 +52,8 @@ class PostgresDatabase<S> implements PostgresDb<S> {
       fallback_application_name: 'millisky',
       types: POSTGRES_TYPES,
     })
+    // Lost while in use: its statement fails, which says it all; without a listener the process would end.
+    this.#pool.on('connect', client => client.on('error', () => {}))
     // A connection lost while idle is replaced when one is next needed.
     this.#pool.on('error', error => log?.warn({ err: error }, 'lost an idle connection to PostgreSQL'))
     this.kysely = createKysely<S>('postgres', {

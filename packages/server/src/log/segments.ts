@@ -1,5 +1,5 @@
-import { existsSync, ftruncate, mkdirSync, readFileSync, rmSync } from 'node:fs'
-import { rename } from 'node:fs/promises'
+import { existsSync, ftruncate, mkdirSync, readFileSync } from 'node:fs'
+import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { crc32 } from 'node:zlib'
@@ -259,8 +259,8 @@ export class SegmentLog implements Log {
       this.#open.forget(segment.first)
       this.#reader.forget(segment)
       // Data before index, oldest first: what a crash leaves in between is recognized.
-      rmSync(dataPath(this.#folder, segment.first), { force: true })
-      rmSync(indexPath(this.#folder, segment.first), { force: true })
+      await rm(dataPath(this.#folder, segment.first), { force: true })
+      await rm(indexPath(this.#folder, segment.first), { force: true })
     }
     if (count > 0) await syncFolder(this.#folder)
     return count
