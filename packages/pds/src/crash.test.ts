@@ -1,0 +1,132 @@
+// Power cuts in the middle of a write storm: nothing that was acknowledged is lost, nothing that was seen is said anew.
+import assert from 'node:assert/strict'
+import { type ChildProcess, fork } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Blocks } from '@millisky/core/blocks'
+import { readCar } from '@millisky/core/car'
+import type { Cid } from '@millisky/core/cid'
+import { decodeFrame } from '@millisky/core/event'
+import { verifyRepo } from '@millisky/core/repo'
+import { WebSocket } from 'ws'
+
+const NAMES = ['alice', 'bob', 'carla', 'dan', 'eve', 'fred']
+const ROUNDS = 3
+const ACKNOWLEDGED = 120
+
+interface Child {
+  process: ChildProcess
+  url: string
+  users: { did: string; token: string }[]
+}
+
+async function start(folder: string): Promise<Child> {
+  const script = fileURLToPath(new URL('testing-child.ts', import.meta.url))
+  const child = fork(script, [folder, ...NAMES])
+  const told = await new Promise<Omit<Child, 'process'>>((resolve, reject) => {
+    child.once('message', message => resolve(message as Omit<Child, 'process'>))
+    child.once('exit', code => reject(new Error(`the PDS ended with ${code}`)))
+  })
+  return { process: child, ...told }
+}
+
+async function kill(child: Child): Promise<void> {
+  const gone = new Promise(resolve => child.process.once('exit', resolve))
+  child.process.kill('SIGKILL')
+  await gone
+}
+
+interface Written {
+  uri: string
+  cid: string
+  commit: string
+}
+
+/** Writes until the server is gone; `acknowledged` gets what it confirmed. */
+async function storm({ url, users }: Child, acknowledged: Written[]): Promise<void> {
+  const writer = async (n: number) => {
+    const { did, token } = users[n % users.length]!
+    for (let i = 0; ; i++) {
+      const record = { n: i, text: `${n} ${Math.random()}` }
+      const answer = await fetch(`${url}/xrpc/com.atproto.repo.createRecord`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
+        body: JSON.stringify({ repo: did, collection: 'com.example.storm', record }),
+      })
+      assert.equal(answer.status, 200)
+      const { uri, cid, commit } = (await answer.json()) as { uri: string; cid: string; commit: { cid: string } }
+      acknowledged.push({ uri, cid, commit: commit.cid })
+    }
+  }
+  const writers = Array.from({ length: 2 * users.length }, (_, n) => writer(n).catch(() => {}))
+  await Promise.all(writers)
+}
+
+/** Follows the stream from a cursor; `seen` gets what each seq says. Resolves when the server is gone. */
+function follow(
+  { url }: Child,
+  cursor: number,
+  seen: Map<number, string>,
+): { done: Promise<void>; caughtUp: Promise<void> } {
+  const socket = new WebSocket(`${url.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos?cursor=${cursor}`)
+  let last = cursor
+  let idle: NodeJS.Timeout
+  const quiet = Promise.withResolvers<void>()
+  const rest = () => {
+    clearTimeout(idle)
+    idle = setTimeout(() => quiet.resolve(), 400)
+  }
+  socket.on('message', data => {
+    const { t, body } = decodeFrame(data as Buffer)
+    const seq = body.seq as number
+    assert.equal(seq, last + 1, 'no gap, no repetition')
+    last = seq
+    const says = `${t} ${body.repo ?? body.did} ${t === '#commit' ? (body.commit as Cid) : ''}`
+    assert.ok(seen.get(seq) === undefined || seen.get(seq) === says, 'a seq never means two things')
+    seen.set(seq, says)
+    rest()
+  })
+  socket.on('error', () => {})
+  socket.on('open', rest)
+  const done = new Promise<void>(resolve => socket.on('close', () => resolve()))
+  return { done, caughtUp: quiet.promise }
+}
+
+async function checkRecords({ url, users }: Child, acknowledged: Written[]): Promise<void> {
+  const held = new Map<string, string>()
+  for (const { did } of users) {
+    const answer = await fetch(`${url}/xrpc/com.atproto.sync.getRepo?did=${did}`)
+    const { roots, blocks } = readCar(new Uint8Array(await answer.arrayBuffer()))
+    const repo = verifyRepo({ root: roots[0]!, blocks: new Blocks(blocks) }, { did: did as never })
+    for (const { path, cid } of repo.records) held.set(`at://${did}/${path}`, cid.toString())
+  }
+  for (const { uri, cid } of acknowledged) assert.equal(held.get(uri), cid)
+}
+
+test('kill -9 in a write storm', { timeout: 120_000 }, async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-crash-'))
+  t.after(() => rm(folder, { recursive: true, force: true }))
+  const acknowledged: Written[] = []
+  const seen = new Map<number, string>()
+  for (let round = 1; round <= ROUNDS; round++) {
+    const child = await start(folder)
+    const { done } = follow(child, seen.size, seen)
+    const storming = storm(child, acknowledged)
+    while (acknowledged.length < round * ACKNOWLEDGED) await new Promise(resolve => setTimeout(resolve, 5))
+    await kill(child)
+    await Promise.all([done, storming])
+  }
+  const child = await start(folder)
+  t.after(() => kill(child))
+  await checkRecords(child, acknowledged)
+  await follow(child, seen.size, seen).caughtUp
+  // The whole log, read anew, says what was seen as it happened.
+  const again = new Map(seen)
+  await follow(child, 0, again).caughtUp
+  assert.equal(again.size, seen.size)
+  const told = new Set([...seen.values()].map(says => says.split(' ')[2]))
+  for (const { commit } of acknowledged) assert.ok(told.has(commit), 'every acknowledged commit was told')
+})
