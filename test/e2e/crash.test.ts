@@ -97,6 +97,9 @@ test('kill -9 of PDS and Relay in a write storm loses and repeats nothing', { ti
     }
     const before = acknowledged.size
     await until('the storm survives', () => acknowledged.size > before + 40 || undefined)
+  } catch (err) {
+    await Promise.all([fromPds.close(), fromRelay.close()])
+    throw err
   } finally {
     stop.abort()
     await Promise.all(writers)
