@@ -103,7 +103,7 @@ function collect(source: Readable, bytesMax: number): Promise<Buffer> {
       else source.destroy()
       reject(error)
     }
-    const idle = setTimeout(stop, BODY_IDLE_MS, timedOut())
+    const idle = setTimeout(() => stop(timedOut()), BODY_IDLE_MS)
     const take = (chunk: Buffer) => {
       idle.refresh()
       bytes += chunk.length
