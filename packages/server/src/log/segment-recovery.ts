@@ -110,19 +110,20 @@ function listSegments(folder: string): Listed[] {
   return [...found].map(([first, hasData]) => ({ first, hasData })).sort((a, b) => a.first - b.first)
 }
 
-/** Pruning removes data before index, oldest first; so an index alone, before all data, is what a crash during that leaves. */
+/**
+ * Removes index files that a crash has left without data: of pruning, which takes the oldest segments and the data first, and of the writer,
+ * which makes the index of a new segment first.
+ */
 function dropLeftovers(folder: string, listed: Listed[]): number[] {
   const start = listed.findIndex(segment => segment.hasData)
-  for (const { first } of start < 0 ? listed : listed.slice(0, start)) rmSync(indexPath(folder, first))
-  const rest = start < 0 ? [] : listed.slice(start)
-  for (const [i, { first, hasData }] of rest.entries()) {
+  for (const [i, { first, hasData }] of listed.entries()) {
     if (hasData) continue
-    if (i < rest.length - 1) throw new LogDamaged(folder, `${nameOf(first)}.log is missing`)
-    // Made by the writer just before a crash: the index comes first.
+    const pruned = i < start
+    const unused = i === listed.length - 1 && sizeOf(indexPath(folder, first)) <= HEADER_BYTES
+    if (!pruned && !unused) throw new LogDamaged(folder, `${nameOf(first)}.log is missing`)
     rmSync(indexPath(folder, first))
-    rest.pop()
   }
-  return rest.map(segment => segment.first)
+  return listed.filter(segment => segment.hasData).map(segment => segment.first)
 }
 
 /** A full segment by the ends of its index; null when the index is missing or cut short, so that it must be made anew. */

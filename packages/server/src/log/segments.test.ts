@@ -142,6 +142,7 @@ describe('segment log', () => {
     assert.equal(await waiting, 1)
     await assert.rejects(log.append(some(1, 1)), /closed/)
     await log.close()
+    assert.equal((await log.read(0, { bytes: 1 })).count, 1, 'memory remembers')
   })
 
   test('more than may wait for the disk is refused, and later accepted', async t => {
@@ -318,6 +319,10 @@ describe('segment log, opened after harm', () => {
       rmSync(files(folder, 'idx')[1]!)
     })
     await harmed(folder => rmSync(files(folder, 'log')[1]!))
+    await harmed(folder => rmSync(files(folder, 'log').at(-1)!))
+    await harmed(folder => {
+      for (const path of files(folder, 'log')) rmSync(path)
+    })
     await harmed(folder => truncateSync(files(folder, 'log')[1]!, 50))
     await harmed(folder => flip(files(folder, 'log').at(-1)!, 50))
     await harmed(folder => flip(files(folder, 'idx').at(-1)!, HEADER_BYTES + 12))

@@ -222,6 +222,7 @@ export class SegmentLog implements Log {
     const last = this.#segments.at(-1)?.last ?? 0
     // Beyond the last event there may be a skipped stretch up to the head.
     if (after >= last) return { count: 0, last: this.head, wire: [] }
+    if (this.#closed) return { count: 0, last: after, wire: [] }
     return this.#reader.read(after, limit)
   }
 
