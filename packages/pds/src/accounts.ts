@@ -1,30 +1,29 @@
 /**
  * Making accounts: checks, a new identity in the directory or proof of an existing one, then the account itself.
  *
- * Source: pds.md #38-#47.
+ * Source: pds.md #38-#47; the order of the checks is the reference's, so that of several faults the same one is named.
  */
 import { randomBytes } from 'node:crypto'
-import { SigningKey } from '@millisky/core/crypto'
+import { PublicKey, SigningKey } from '@millisky/core/crypto'
 import { type Identity, parseDidDocument } from '@millisky/core/did'
 import { Refused } from '@millisky/core/errors'
 import { type PlcUpdate, plcDidOf, plcGenesis, plcToDocument, plcTombstone, signPlcOperation } from '@millisky/core/plc'
-import { type Did, type Handle, isDid } from '@millisky/core/syntax'
-import type { FetchBytes } from '@millisky/server/fetch'
+import type { Did, Handle } from '@millisky/core/syntax'
 import type { Identities } from '@millisky/server/identity'
+import type { Lanes } from '@millisky/server/lanes'
 import type { Logger } from '@millisky/server/trace'
 import type { ServiceNames } from './config.ts'
-import { checkHandle, type HandleRules, isOwnHandle } from './handles.ts'
+import { checkEmail } from './emails.ts'
+import { checkHandle, type HandleRules, isOwnHandle, isOwnName } from './handles.ts'
 import type { Lifecycle } from './lifecycle.ts'
 import { hashPassword, NEW_PASSWORD_LENGTH_MAX } from './passwords.ts'
-import { submitOperation } from './plc-client.ts'
-import { type Account, type Store, type StoredKey, Taken } from './store/store.ts'
-
-const EMAIL = /^[^\s@<>()[\],;:"\\]{1,64}@[^\s@<>()[\],;:"\\]{1,190}\.[^\s@.]{2,}$/
-const EMAIL_LENGTH_MAX = 254
+import { type PlcDirectory, submitOperation } from './plc-client.ts'
+import { type Account, type Store, type StoredKey, statusOf, Taken } from './store/store.ts'
 
 export interface WantedAccount {
   handle: string
   email?: string
+  /** Without one nobody signs in until it has been set, by mail or by the operator. */
   password?: string
   inviteCode?: string
   /** did:key that is put first among the rotation keys. */
@@ -37,15 +36,17 @@ export interface WantedAccount {
 
 export interface AccountsParts {
   store: Store
+  /** Keyed by `handle:` and the name here, so that of two who want it one is asked to choose before a DID is made. */
+  lanes: Lanes
   lifecycle: Lifecycle
   identities: Identities
   names: ServiceNames
   handles: HandleRules
   inviteRequired: boolean
-  /** secp256k1, 32 bytes. Without it no identities are made here. */
-  plcRotationKey: Uint8Array | undefined
+  /** Without it no identities are made here. */
+  rotationKey: SigningKey | null
   recoveryDidKey: string | undefined
-  directory: { plcUrl: string; fetch: FetchBytes }
+  directory: PlcDirectory
   log: Logger
 }
 
@@ -58,67 +59,92 @@ interface NewIdentity {
 
 export class Accounts {
   readonly #parts: AccountsParts
-  readonly #rotationKey: SigningKey | null
 
   constructor(parts: AccountsParts) {
     this.#parts = parts
-    this.#rotationKey = parts.plcRotationKey ? SigningKey.fromPrivate('k256', parts.plcRotationKey) : null
   }
 
   /**
    * Makes an account. One for an existing identity is made deactivated and sends no events.
    *
-   * @throws Refused InvalidHandle, HandleNotAvailable, UnsupportedDomain, InvalidPassword, InvalidInviteCode, InvalidRequest
+   * @throws Refused InvalidHandle, HandleNotAvailable, UnsupportedDomain, InvalidInviteCode, InvalidRequest
    */
   async create(wanted: WantedAccount): Promise<Account> {
-    const { store, lifecycle, handles } = this.#parts
-    const handle = checkHandle(wanted.handle, handles)
+    checkNewPassword(wanted.password)
+    if (this.#parts.inviteRequired && !wanted.inviteCode) {
+      throw new Refused('InvalidInviteCode', 'No invite code provided')
+    }
+    if (!wanted.email) throw new Refused('InvalidRequest', 'Email is required')
     const email = checkEmail(wanted.email)
-    const password = checkPassword(wanted.password)
-    await this.#checkInvite(wanted.inviteCode)
+    const handle = await this.assertMayHave(wanted.handle, wanted.did)
+    return this.#parts.lanes.run(`handle:${handle}`, () => this.#create(handle, email, wanted))
+  }
+
+  async #create(handle: Handle, email: string, wanted: WantedAccount): Promise<Account> {
+    const { store, lifecycle } = this.#parts
+    const { inviteCode, password } = wanted
+    if (inviteCode) await this.#assertInvite(inviteCode)
     if (await store.accounts.byHandle(handle)) throw taken('Handle', handle)
     if (await store.accounts.byEmail(email)) throw taken('Email', email)
-    const hash = await hashPassword(password, randomBytes(16))
+    if (wanted.did) await this.#assertProven(wanted.did, wanted.provenBy)
+    const hash = password ? await hashPassword(password, randomBytes(16)) : null
     const identity = wanted.did
-      ? await this.#existingIdentity(wanted.did, handle, wanted)
-      : await this.#newIdentity(handle, wanted)
+      ? await this.#existingIdentity(wanted.did)
+      : await this.#newIdentity(handle, wanted.recoveryKey)
+    const { did, key } = identity
     try {
-      return await lifecycle.open({
-        did: identity.did,
+      const account = await lifecycle.open({
+        did,
         handle,
         email,
         password: hash,
-        key: identity.key,
-        ...(wanted.inviteCode ? { invite: wanted.inviteCode } : {}),
+        key,
+        ...(inviteCode ? { invite: inviteCode } : {}),
         deactivated: wanted.did !== undefined,
       })
+      if (wanted.did) await store.tickets.removeReservedKey(wanted.did)
+      return account
     } catch (error) {
       await identity.undo()
-      if (error instanceof Taken) {
-        if (error.what === 'did') throw new Refused('InvalidRequest', `Account already exists: ${identity.did}`)
-        throw error.what === 'handle' ? taken('Handle', handle) : taken('Email', email)
-      }
-      throw error
+      if (!(error instanceof Taken)) throw error
+      if (error.what === 'did') throw new Refused('InvalidRequest', `Account already exists: ${did}`)
+      throw error.what === 'handle' ? taken('Handle', handle) : taken('Email', email)
     }
   }
 
-  async #checkInvite(code: string | undefined): Promise<void> {
-    const { inviteRequired, store } = this.#parts
-    if (!code) {
-      if (inviteRequired) throw new Refused('InvalidInviteCode', 'No invite code provided')
-      return
-    }
-    const invite = await store.tickets.invite(code)
-    if (!invite || invite.disabled || invite.usedBy.length >= invite.uses) {
+  /**
+   * The handle, normalized, if this DID may have it: below one of the server's domains, or pointing to the DID already. A
+   * coming account, without a DID, gets one of the server's.
+   *
+   * @throws Refused InvalidHandle, HandleNotAvailable, UnsupportedDomain, InvalidRequest
+   */
+  async assertMayHave(wanted: string, did: Did | undefined, { anyValid = false } = {}): Promise<Handle> {
+    const { handles, identities } = this.#parts
+    const handle = checkHandle(wanted, handles, { anyValid })
+    // The server's own name is the operator's to give.
+    if (isOwnHandle(handle, handles) || (anyValid && isOwnName(handle, handles))) return handle
+    if (did === undefined) throw new Refused('UnsupportedDomain', 'Not a supported handle domain')
+    const resolved = await identities.resolveHandle(handle, { fresh: true }).catch(() => null)
+    if (resolved !== did) throw new Refused('InvalidRequest', 'External handle did not resolve to DID')
+    return handle
+  }
+
+  async #assertInvite(code: string): Promise<void> {
+    const { tickets, accounts } = this.#parts.store
+    const invite = await tickets.invite(code)
+    const giver = invite && invite.forAccount !== 'admin' ? await accounts.byDid(invite.forAccount as Did) : null
+    const isOpen = invite && !invite.disabled && invite.usedBy.length < invite.uses
+    if (!isOpen || (giver && statusOf(giver) === 'takendown')) {
       throw new Refused('InvalidInviteCode', 'Provided invite code not available')
     }
   }
 
-  async #newIdentity(handle: Handle, { recoveryKey }: WantedAccount): Promise<NewIdentity> {
-    const { names, handles, recoveryDidKey, directory, identities, log } = this.#parts
-    const server = this.#rotationKey
+  async #newIdentity(handle: Handle, recoveryKey: string | undefined): Promise<NewIdentity> {
+    const { names, recoveryDidKey, directory, identities, rotationKey: server, log } = this.#parts
     if (!server) throw new Refused('InvalidRequest', 'This server makes no new identities: bring your own DID')
-    if (!isOwnHandle(handle, handles)) throw new Refused('UnsupportedDomain', 'Not a supported handle domain')
+    if (recoveryKey !== undefined && !isKey(recoveryKey)) {
+      throw new Refused('InvalidRequest', 'recoveryKey is not a did:key of P-256 or K-256')
+    }
     const key: StoredKey = { curve: 'k256', secret: randomBytes(32) }
     const signing = SigningKey.fromPrivate(key.curve, key.secret)
     const rotationKeys = [recoveryKey, recoveryDidKey, server.didKey].filter(text => text !== undefined)
@@ -141,19 +167,19 @@ export class Accounts {
     return { did, key, undo }
   }
 
-  /** The caller must have proven to be the DID; where it lives now is checked at activation. */
-  async #existingIdentity(did: Did, handle: Handle, { provenBy }: WantedAccount): Promise<NewIdentity> {
-    const { store, handles, identities } = this.#parts
+  async #assertProven(did: Did, provenBy: Did | null): Promise<void> {
     if (provenBy !== did) {
       throw new Refused('AuthenticationRequired', `Missing auth to create account with did: ${did}`, 401)
     }
-    if (await store.accounts.byDid(did)) throw new Refused('InvalidRequest', `Account already exists: ${did}`)
-    if (!isOwnHandle(handle, handles)) {
-      const resolved = await identities.resolveHandle(handle, { fresh: true }).catch(() => null)
-      if (resolved !== did) throw new Refused('InvalidHandle', 'External handle did not resolve to DID')
+    if (await this.#parts.store.accounts.byDid(did)) {
+      throw new Refused('InvalidRequest', `Account already exists: ${did}`)
     }
-    const key = (await store.tickets.reservedKey(did)) ?? { curve: 'k256', secret: randomBytes(32) }
-    return { did, key, undo: async () => {} }
+  }
+
+  /** Where the DID lives now is checked at activation. */
+  async #existingIdentity(did: Did): Promise<NewIdentity> {
+    const key = await this.#parts.store.tickets.reservedKey(did)
+    return { did, key: key ?? { curve: 'k256', secret: randomBytes(32) }, undo: async () => {} }
   }
 
   /** What this server knows of itself, so that it need not ask the world: for `Identities`. */
@@ -171,21 +197,19 @@ export class Accounts {
   }
 }
 
-function checkEmail(email: string | undefined): string {
-  if (!email) throw new Refused('InvalidRequest', 'Email is required')
-  const address = email.trim().toLowerCase()
-  if (address.length > EMAIL_LENGTH_MAX || !EMAIL.test(address) || isDid(address)) {
-    throw new Refused('InvalidRequest', 'This email address is not supported, please use a different email.')
+function isKey(text: string): boolean {
+  try {
+    return PublicKey.parseDidKey(text).didKey === text
+  } catch {
+    return false
   }
-  return address
 }
 
-function checkPassword(password: string | undefined): string {
-  if (!password) throw new Refused('InvalidRequest', 'Password is required')
-  if (password.length > NEW_PASSWORD_LENGTH_MAX) {
-    throw new Refused('InvalidPassword', `Password too long. Maximum length is ${NEW_PASSWORD_LENGTH_MAX} characters.`)
+/** @throws Refused */
+function checkNewPassword(password: string | undefined): void {
+  if (password !== undefined && password.length > NEW_PASSWORD_LENGTH_MAX) {
+    throw new Refused('InvalidRequest', `Password too long. Maximum length is ${NEW_PASSWORD_LENGTH_MAX} characters.`)
   }
-  return password
 }
 
 function taken(what: 'Handle' | 'Email', value: string): Refused {

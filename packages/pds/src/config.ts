@@ -211,6 +211,12 @@ export const settings = defineSettings(
       doc: 'Password of the admin methods (Basic, user `admin`). Without it they are closed.',
       section: 'Accounts',
     },
+    modServiceDid: {
+      type: 'string',
+      env: ['PDS_MOD_SERVICE_DID'],
+      doc: 'DID of the moderation service, whose tokens open the methods of moderators.',
+      section: 'Accounts',
+    },
     jwtSecret: {
       type: 'string',
       secret: true,
@@ -305,7 +311,6 @@ export const settings = defineSettings(
       'PDS_BSKY_APP_VIEW_DID',
       'PDS_BSKY_APP_VIEW_CDN_URL_PATTERN',
       'PDS_MOD_SERVICE_URL',
-      'PDS_MOD_SERVICE_DID',
       'PDS_REPORT_SERVICE_URL',
       'PDS_REPORT_SERVICE_DID',
       'PDS_REDIS_SCRATCH_ADDRESS',

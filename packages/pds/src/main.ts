@@ -2,6 +2,7 @@
 import { randomBytes, randomInt } from 'node:crypto'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { SigningKey } from '@millisky/core/crypto'
 import { withSeq } from '@millisky/core/event'
 import { TidClock } from '@millisky/core/tid'
 import { type Db, openDb } from '@millisky/server/db/db'
@@ -10,7 +11,7 @@ import { addHealth, createHttp, listen } from '@millisky/server/http'
 import { dnsTxt, Identities } from '@millisky/server/identity'
 import { Lanes } from '@millisky/server/lanes'
 import { openSqlLog, type SqlLog } from '@millisky/server/log/sql'
-import { bypassOf, RateLimit } from '@millisky/server/rate'
+import { addressKey, bypassOf } from '@millisky/server/rate'
 import { Subscription } from '@millisky/server/subscribe'
 import { createLog, type Logger } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
@@ -31,8 +32,9 @@ import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from 
 import { Crawlers } from './crawl.ts'
 import { Exports } from './exports.ts'
 import { Lifecycle } from './lifecycle.ts'
+import { createLimits } from './rates.ts'
 import { Repos } from './repos.ts'
-import { verifyServiceToken } from './service-auth.ts'
+import { ServiceTokens } from './service-auth.ts'
 import { Sessions } from './sessions.ts'
 import { migrations, type PdsSchema } from './store/schema.ts'
 import { createSqlStore } from './store/sql.ts'
@@ -198,7 +200,7 @@ interface MethodParts extends Core, Outside {
 }
 
 async function addMethods(parts: MethodParts): Promise<void> {
-  const { settings, names, store, lifecycle, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
+  const { settings, names, store, lanes, lifecycle, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
   const { devMode, adminPassword } = settings
   const handles = { domains: names.handleDomains, development: devMode }
   const identities: Identities = new Identities({
@@ -214,29 +216,32 @@ async function addMethods(parts: MethodParts): Promise<void> {
     now,
     ...(devMode ? { development: {} } : {}),
   })
+  const rotationKey = settings.plcRotationKey ? SigningKey.fromPrivate('k256', settings.plcRotationKey) : null
   const accounts: Accounts = new Accounts({
     store,
+    lanes,
     lifecycle,
     identities,
     names,
     handles,
     inviteRequired: settings.inviteRequired,
-    plcRotationKey: settings.plcRotationKey,
+    rotationKey,
     recoveryDidKey: settings.recoveryDidKey,
     directory: { plcUrl: settings.plcUrl, fetch: trustedFetch },
     log,
   })
   const tokens = new Tokens(settings.jwtSecret ?? (await keptSecret(store)), names.did, now)
-  const access = createAccess({ tokens, adminPassword })
+  const serviceTokens = new ServiceTokens({ identities, audiences: [names.did, `${names.did}#atproto_pds`], now })
+  const { modServiceDid } = settings
+  const access = createAccess({ tokens, serviceTokens, accounts: store.accounts, adminPassword, modServiceDid })
   const sessions = new Sessions({ store, tokens, now })
-  const limits = settings.rateLimits ? rateLimits() : null
+  const limits = settings.rateLimits ? createLimits() : undefined
   const xrpc = new Xrpc(http, {
     log,
     checkReplies: devMode,
-    rates: limits ? [{ limit: limits.all, key: request => request.ip }] : [],
+    rates: limits ? [{ limit: limits.all, key: request => addressKey(request.ip) }] : [],
     bypass: bypassOf({ key: settings.rateBypassKey, ips: settings.rateBypassIps }),
   })
-  const audiences = [names.did, `${names.did}#atproto_pds`]
   addRepoApi(xrpc, {
     store,
     repos,
@@ -246,7 +251,7 @@ async function addMethods(parts: MethodParts): Promise<void> {
     writeLimits: limits?.writes,
     uploadLimits: limits?.uploads,
   })
-  addSyncApi(xrpc, { store, exports: new Exports(store), access })
+  addSyncApi(xrpc, { store, exports: new Exports(store), access, exportLimits: limits?.exports })
   addBlobApi(xrpc, { store, blobs, access })
   addServerApi(xrpc, {
     settings,
@@ -255,12 +260,10 @@ async function addMethods(parts: MethodParts): Promise<void> {
     access,
     accounts,
     sessions,
-    verifyServiceToken: (token, lxm) => verifyServiceToken(token, lxm, { identities, audiences, now }),
-    loginLimits: limits?.logins,
-    createAccountLimits: limits?.signUps,
+    limits,
   })
   addIdentityApi(xrpc, { store, identities, handles })
-  addPreferencesApi(xrpc, { store, access })
+  addPreferencesApi(xrpc, { store, access, now })
   addWellKnown(http, { store, names, version })
   addHealth(http, version, () => store.ping())
 }
@@ -268,19 +271,6 @@ async function addMethods(parts: MethodParts): Promise<void> {
 async function keptSecret(store: Store): Promise<string> {
   const secret = await store.tickets.secret('jwt', () => randomBytes(JWT_SECRET_BYTES))
   return Buffer.from(secret).toString('hex')
-}
-
-/** The reference's numbers. Source: pds.md, "Rate limits of the reference". */
-function rateLimits() {
-  const [minute, hour, day] = [60_000, 3_600_000, 86_400_000]
-  const limit = (name: string, points: number, windowMs: number) => new RateLimit(name, { points, windowMs })
-  return {
-    all: limit('all', 3_000, 5 * minute),
-    writes: [limit('write-hour', 5_000, hour), limit('write-day', 35_000, day)],
-    uploads: [limit('upload', 1_000, day)],
-    logins: [limit('login', 30, 5 * minute), limit('login-day', 300, day)],
-    signUps: [limit('sign-up', 100, 5 * minute)],
-  }
 }
 
 /** What has to be done from time to time; one round at a time. */

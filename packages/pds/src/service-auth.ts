@@ -1,38 +1,62 @@
 /** Tokens by which another account or service proves itself to this server, checked against its DID document. */
-import { PublicKey } from '@millisky/core/crypto'
-import { Refused } from '@millisky/core/errors'
+import type { PublicKey } from '@millisky/core/crypto'
+import { verificationKey } from '@millisky/core/did'
+import { Refused, Unavailable } from '@millisky/core/errors'
 import { checkServiceClaims, checkServiceSignature, readServiceJwt } from '@millisky/core/jwt'
 import type { Did, Nsid } from '@millisky/core/syntax'
 import type { Identities } from '@millisky/server/identity'
 
-export interface ServiceAuthParts {
+export interface ServiceTokensParts {
   identities: Pick<Identities, 'resolveDid'>
   /** DIDs and service references that this server answers to. */
-  audiences: string[]
+  audiences: readonly string[]
   /** Milliseconds since 1970. */
   now: () => number
 }
 
-/**
- * Who signed the token, if it is meant for this server and this method.
- *
- * @throws Refused 401 BadJwt, BadJwtAudience, BadJwtSignature …
- */
-export async function verifyServiceToken(token: string, lxm: Nsid, parts: ServiceAuthParts): Promise<Did> {
-  const jwt = readServiceJwt(token)
-  const { iss } = checkServiceClaims(jwt, { aud: parts.audiences, lxm, now: parts.now() })
-  try {
-    checkServiceSignature(jwt, await keyOf(iss, false, parts))
-  } catch (error) {
-    if (!(error instanceof Refused)) throw error
-    // The key may have changed since the document was read.
-    checkServiceSignature(jwt, await keyOf(iss, true, parts))
-  }
-  return iss
+export interface ServiceTokenDemands {
+  /** Throws for an issuer that is not wanted, before anything is asked of the world. */
+  isTrusted?: (did: Did) => void
+  /** Keys of the issuer that may sign; `#atproto` alone unless told. */
+  keyIds?: readonly string[]
 }
 
-async function keyOf(did: Did, fresh: boolean, { identities }: ServiceAuthParts): Promise<PublicKey> {
-  const { signingKey } = await identities.resolveDid(did, { fresh })
-  if (signingKey === null) throw new Refused('BadJwtSignature', 'could not find signing key of issuer', 401)
-  return PublicKey.parseDidKey(signingKey)
+/** Checks service tokens. */
+export class ServiceTokens {
+  readonly #parts: ServiceTokensParts
+
+  constructor(parts: ServiceTokensParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Who signed the token, if it is meant for this server and this method.
+   *
+   * @throws Refused 401 BadJwt, BadJwtAudience, BadJwtSignature …
+   */
+  async verify(token: string, lxm: Nsid, { isTrusted, keyIds }: ServiceTokenDemands = {}): Promise<Did> {
+    const { audiences, now } = this.#parts
+    const jwt = readServiceJwt(token)
+    const expected = { aud: audiences, lxm, now: now(), ...(keyIds ? { keyIds } : {}) }
+    const { iss, keyId } = checkServiceClaims(jwt, expected)
+    isTrusted?.(iss)
+    try {
+      checkServiceSignature(jwt, await this.#key(iss, keyId, false))
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error
+      // The key may have changed since the document was read.
+      checkServiceSignature(jwt, await this.#key(iss, keyId, true))
+    }
+    return iss
+  }
+
+  async #key(did: Did, keyId: string, fresh: boolean): Promise<PublicKey> {
+    const identity = await this.#parts.identities.resolveDid(did, { fresh }).catch(error => {
+      if (error instanceof Unavailable) throw error
+      throw new Refused('AuthenticationRequired', 'could not resolve iss did', 401)
+    })
+    const key = verificationKey(identity.doc, did, keyId)
+    if (!key) throw new Refused('AuthenticationRequired', 'missing or bad key in did doc', 401)
+    return key
+  }
 }

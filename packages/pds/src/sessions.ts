@@ -45,9 +45,10 @@ export class Sessions {
   /** A new session for an account whose owner is known already. */
   async open(account: Account, appPassword: AppPassword | null = null): Promise<SessionTokens> {
     const session = this.#newSession(account, appPassword?.name ?? null)
-    await this.#store.sessions.add(session)
-    const scope = statusOf(account) === 'takendown' ? SCOPES.takendown : scopeOf(appPassword)
-    return this.#tokensOf({ did: account.did, id: session.id }, scope)
+    const isTakendown = statusOf(account) === 'takendown'
+    // That of a takedown is not kept: it ends with its access token, and never becomes a session of more rights.
+    if (!isTakendown) await this.#store.sessions.add(session)
+    return this.#tokensOf({ did: account.did, id: session.id }, isTakendown ? SCOPES.takendown : scopeOf(appPassword))
   }
 
   /**
@@ -64,7 +65,7 @@ export class Sessions {
       throw new Refused('AuthenticationRequired', 'Invalid identifier or password', 401)
     }
     const { appPassword } = matched
-    if (statusOf(found) === 'takendown' && (!allowTakendown || appPassword)) {
+    if (statusOf(found) === 'takendown' && !allowTakendown) {
       throw new Refused('AccountTakedown', 'Account has been taken down', 401)
     }
     return { account: found, ...(await this.open(found, appPassword)) }
@@ -113,7 +114,7 @@ export class Sessions {
   async #find(identifier: string): Promise<Account | null> {
     const name = identifier.trim().toLowerCase()
     const { accounts } = this.#store
-    if (isDid(identifier.trim())) return accounts.byDid(identifier.trim() as never)
+    if (isDid(name)) return accounts.byDid(name)
     if (isHandle(name)) return accounts.byHandle(normalizeHandle(asHandle(name)))
     return name.includes('@') ? accounts.byEmail(name) : null
   }
@@ -131,7 +132,8 @@ export class Sessions {
       }
       return { appPassword: null }
     }
-    if (!APP_PASSWORD.test(password)) return null
+    // App passwords open nothing of an account that is taken down.
+    if (!APP_PASSWORD.test(password) || statusOf(account) === 'takendown') return null
     for (const appPassword of await this.#store.sessions.appPasswords(account.id)) {
       if (await passwordMatches(password, appPassword.password)) return { appPassword }
     }

@@ -6,7 +6,7 @@
 import { createSecretKey, type KeyObject } from 'node:crypto'
 import { Refused } from '@millisky/core/errors'
 import { type Did, isDid } from '@millisky/core/syntax'
-import { decodeProtectedHeader, errors, type JWTPayload, jwtVerify, SignJWT } from 'jose'
+import { errors, type JWTPayload, jwtVerify, SignJWT } from 'jose'
 
 export const SCOPES = {
   access: 'com.atproto.access',
@@ -88,7 +88,7 @@ export class Tokens {
   async readRefresh(token: string, { expired = false } = {}): Promise<RefreshToken> {
     const { scope, jti, sub } = await this.#verify(token, 'refresh+jwt', expired)
     if (scope !== SCOPES.refresh) throw invalid('Bad token scope')
-    if (!jti) throw invalid('Unexpected missing refresh token id')
+    if (!jti) throw new Refused('MissingTokenId', 'Unexpected missing refresh token id', 401)
     return { did: sub as Did, id: jti }
   }
 
@@ -108,15 +108,14 @@ export class Tokens {
     const currentDate = new Date(expired ? 0 : this.#now())
     let claims: JWTPayload
     try {
-      if (decodeProtectedHeader(token).typ !== typ) throw invalid('Invalid token type')
-      const verified = await jwtVerify(token, this.#key, {
+      const { payload } = await jwtVerify(token, this.#key, {
         audience: this.#service,
         algorithms: ['HS256'],
+        typ,
         currentDate,
       })
-      claims = verified.payload
+      claims = payload
     } catch (error) {
-      if (error instanceof Refused) throw error
       if (error instanceof errors.JWTExpired) throw new Refused('ExpiredToken', 'Token has expired')
       throw invalid('Token could not be verified')
     }

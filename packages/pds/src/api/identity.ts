@@ -3,7 +3,7 @@ import { Refused, Unavailable } from '@millisky/core/errors'
 import { main as resolveHandle } from '@millisky/core/lexicon/gen/com/atproto/identity/resolveHandle'
 import type { Identities } from '@millisky/server/identity'
 import type { Xrpc } from '@millisky/server/xrpc'
-import { type HandleRules, isOwnHandle } from '../handles.ts'
+import { type HandleRules, isOwnName } from '../handles.ts'
 import type { Store } from '../store/store.ts'
 
 export interface IdentityApiParts {
@@ -18,7 +18,7 @@ export function addIdentityApi(xrpc: Xrpc, { store, identities, handles }: Ident
     const { handle } = params
     const account = await store.accounts.byHandle(handle.toLowerCase() as typeof handle)
     if (account) return { did: account.did }
-    if (isOwnHandle(handle.toLowerCase(), handles)) throw new Refused('HandleNotFound', 'Unable to resolve handle')
+    if (isOwnName(handle.toLowerCase(), handles)) throw new Refused('HandleNotFound', 'Unable to resolve handle')
     try {
       return { did: await identities.resolveHandle(handle) }
     } catch (error) {

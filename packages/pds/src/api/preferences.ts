@@ -11,37 +11,43 @@ import type { Preference, Store } from '../store/store.ts'
 const NAMESPACE = 'app.bsky.'
 /** Of the reference: what only the account's own password may see and change. */
 const FULL_ACCESS_ONLY = new Set(['app.bsky.actor.defs#personalDetailsPref'])
+/** Made from the birth date for those who may not see that; never kept. */
+const DECLARED_AGE = 'app.bsky.actor.defs#declaredAgePref'
 const PREFERENCES_MAX = 200
 const PREFERENCES_BYTES_MAX = 1_000_000
 
 export interface PreferencesApiParts {
   store: Store
   access: PdsAccess
+  /** Milliseconds since 1970. */
+  now: () => number
 }
 
 /** Adds the methods. */
-export function addPreferencesApi(xrpc: Xrpc, { store, access }: PreferencesApiParts): void {
+export function addPreferencesApi(xrpc: Xrpc, { store, access, now }: PreferencesApiParts): void {
   const accountId = async ({ did }: SessionUser) => {
     const account = await store.accounts.byDid(did)
     if (!account) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
     return account.id
   }
-  xrpc.query(getPreferences, { auth: access.user }, async ({ auth }) => {
+  xrpc.query(getPreferences, { auth: access.session({ takendown: true }) }, async ({ auth }) => {
     const kept = await store.accounts.preferences(await accountId(auth))
-    const visible = kept.filter(({ type }) => auth.isFull || !FULL_ACCESS_ONLY.has(type))
-    return { preferences: visible.map(({ json }) => jsonToValue(json) as Obj) as never }
+    const values = kept.map(({ json }) => jsonToValue(json) as Obj)
+    const visible = values.filter(({ $type }) => auth.isFull || !FULL_ACCESS_ONLY.has($type as string))
+    return { preferences: [...visible, ...declaredAge(values, now())] as never }
   })
   xrpc.procedure(
     putPreferences,
-    { auth: access.user, bodyBytesMax: PREFERENCES_BYTES_MAX },
+    { auth: access.session({ unlessTakendown: true }), bodyBytesMax: PREFERENCES_BYTES_MAX },
     async ({ input, auth }) => {
-      const given = (input.preferences as readonly Obj[]).map(toPreference)
+      const given = (input.preferences as readonly Obj[]).map(toPreference).filter(({ type }) => type !== DECLARED_AGE)
       if (given.length > PREFERENCES_MAX)
         throw new Refused('InvalidRequest', `Too many preferences. Max: ${PREFERENCES_MAX}`)
       const id = await accountId(auth)
       if (auth.isFull) return store.accounts.setPreferences(id, given)
-      if (given.some(({ type }) => FULL_ACCESS_ONLY.has(type))) {
-        throw new Refused('InvalidRequest', 'Do not have authorization to set preferences.')
+      const forbidden = given.map(({ type }) => type).filter(type => FULL_ACCESS_ONLY.has(type))
+      if (forbidden.length > 0) {
+        throw new Refused('InvalidRequest', `Do not have authorization to set preferences: ${forbidden.join(', ')}`)
       }
       // What this caller cannot see stays as it is.
       const hidden = (await store.accounts.preferences(id)).filter(({ type }) => FULL_ACCESS_ONLY.has(type))
@@ -57,4 +63,17 @@ function toPreference(preference: Obj): Preference {
     throw new Refused('InvalidRequest', 'Some preferences are not in the app.bsky namespace')
   }
   return { type, json: valueToJson(preference) }
+}
+
+/** What apps may know of the age: which thresholds it is above. */
+function declaredAge(preferences: Obj[], now: number): Obj[] {
+  const birthDate = preferences.find(({ $type, birthDate }) => FULL_ACCESS_ONLY.has($type as string) && birthDate)
+  const born = new Date(birthDate?.birthDate as string)
+  if (Number.isNaN(born.getTime())) return []
+  const today = new Date(now)
+  const hadBirthday =
+    today.getUTCMonth() > born.getUTCMonth() ||
+    (today.getUTCMonth() === born.getUTCMonth() && today.getUTCDate() >= born.getUTCDate())
+  const age = today.getUTCFullYear() - born.getUTCFullYear() - (hadBirthday ? 0 : 1)
+  return [{ $type: DECLARED_AGE, isOverAge13: age >= 13, isOverAge16: age >= 16, isOverAge18: age >= 18 }]
 }

@@ -7,13 +7,13 @@ import { main as deleteSession } from '@millisky/core/lexicon/gen/com/atproto/se
 import { main as describeServer } from '@millisky/core/lexicon/gen/com/atproto/server/describeServer'
 import { main as getSession } from '@millisky/core/lexicon/gen/com/atproto/server/getSession'
 import { main as refreshSession } from '@millisky/core/lexicon/gen/com/atproto/server/refreshSession'
-import { type Did, HANDLE_INVALID, type Nsid } from '@millisky/core/syntax'
-import type { RateLimit, RateRule } from '@millisky/server/rate'
+import { type Did, HANDLE_INVALID } from '@millisky/core/syntax'
+import { addressKey, type RateRule } from '@millisky/server/rate'
 import type { Call, Xrpc } from '@millisky/server/xrpc'
-import type { FastifyRequest } from 'fastify'
 import type { PdsAccess } from '../access.ts'
 import type { Accounts } from '../accounts.ts'
 import type { PdsSettings, ServiceNames } from '../config.ts'
+import { type Limits, perAddress } from '../rates.ts'
 import type { Sessions } from '../sessions.ts'
 import { type Account, type Store, statusOf } from '../store/store.ts'
 
@@ -24,10 +24,7 @@ export interface ServerApiParts {
   access: PdsAccess
   accounts: Accounts
   sessions: Sessions
-  /** Who signed a service token for this method. */
-  verifyServiceToken: (token: string, lxm: Nsid) => Promise<Did>
-  loginLimits?: readonly RateLimit[]
-  createAccountLimits?: readonly RateLimit[]
+  limits: Limits | undefined
 }
 
 /** Adds the methods. */
@@ -55,13 +52,11 @@ function addDescription(xrpc: Xrpc, { settings, names }: ServerApiParts): void {
 }
 
 function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
-  const { accounts, sessions } = parts
-  const auth = (request: FastifyRequest, { nsid }: { nsid: Nsid }) => provenDid(request, nsid, parts)
-  const rates = (parts.createAccountLimits ?? []).map((limit): RateRule<Call<typeof createAccount, Did | null>> => {
-    return { limit, key: ({ request }) => request.ip }
-  })
-  xrpc.procedure(createAccount, { auth, rates }, async ({ input, auth }) => {
+  const { access, accounts, sessions } = parts
+  const rates = perAddress(parts.limits?.signUps)
+  xrpc.procedure(createAccount, { auth: access.service, rates }, async ({ input, auth }) => {
     const { handle, email, password, inviteCode, recoveryKey, did } = input
+    if (input.plcOp !== undefined) throw new Refused('InvalidRequest', 'Unsupported input: "plcOp"')
     const account = await accounts.create({
       handle,
       provenBy: auth,
@@ -72,20 +67,18 @@ function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
       ...(did !== undefined ? { did } : {}),
     })
     const tokens = await sessions.open(account)
-    return { handle: account.handle!, did: account.did, didDoc: await documentOf(account, parts), ...tokens }
+    const didDoc = (await accounts.document(account.did)) as object | undefined
+    return { handle: account.handle!, did: account.did, didDoc, ...tokens }
   })
 }
 
-/** The DID that a service token proves, for moving an account here; null without one. */
-async function provenDid(request: FastifyRequest, nsid: Nsid, parts: ServerApiParts): Promise<Did | null> {
-  const token = /^bearer +([^\s]+)$/i.exec(request.headers.authorization ?? '')?.[1]
-  return token === undefined ? null : await parts.verifyServiceToken(token, nsid)
-}
-
 function addSessions(xrpc: Xrpc, parts: ServerApiParts): void {
-  const { access, sessions, store } = parts
-  const rates = (parts.loginLimits ?? []).map((limit): RateRule<Call<typeof createSession, undefined>> => {
-    return { limit, key: ({ input, request }) => `${input.identifier.toLowerCase().slice(0, 256)} ${request.ip}` }
+  const { access, limits, sessions, store } = parts
+  const rates = (limits?.logins ?? []).map((limit): RateRule<Call<typeof createSession, undefined>> => {
+    return {
+      limit,
+      key: ({ input, request }) => `${input.identifier.trim().toLowerCase().slice(0, 256)} ${addressKey(request.ip)}`,
+    }
   })
   xrpc.procedure(createSession, { rates }, async ({ input }) => {
     const { identifier, password, allowTakendown = false } = input
@@ -99,9 +92,11 @@ function addSessions(xrpc: Xrpc, parts: ServerApiParts): void {
   xrpc.procedure(deleteSession, { auth: access.ended }, async ({ auth }) => {
     await sessions.close(auth)
   })
-  xrpc.query(getSession, { auth: access.anyUser }, async ({ auth }) => {
+  xrpc.query(getSession, { auth: access.user }, async ({ auth }) => {
     const account = await store.accounts.byDid(auth.did)
-    if (!account) throw new Refused('AccountNotFound', `Could not find user info for account: ${auth.did}`, 403)
+    if (!account || statusOf(account) === 'takendown') {
+      throw new Refused('InvalidRequest', `Could not find user info for account: ${auth.did}`)
+    }
     return describe(account, parts)
   })
 }

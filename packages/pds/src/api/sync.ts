@@ -16,9 +16,11 @@ import { main as listRepos } from '@millisky/core/lexicon/gen/com/atproto/sync/l
 import { prove } from '@millisky/core/mst/proof'
 import { Tree } from '@millisky/core/mst/tree'
 import type { Did } from '@millisky/core/syntax'
+import type { RateLimit } from '@millisky/server/rate'
 import { raw, type Xrpc } from '@millisky/server/xrpc'
 import type { Access, Viewer } from '../callers.ts'
 import type { Exports } from '../exports.ts'
+import { perAddress } from '../rates.ts'
 import { type Account, type RepoSnapshot, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
 import { parseCursor } from './repo.ts'
@@ -31,6 +33,8 @@ export interface SyncApiParts {
   store: Store
   exports: Exports
   access: Access
+  /** For each address. */
+  exportLimits?: readonly RateLimit[] | undefined
 }
 
 type Parts = SyncApiParts
@@ -45,11 +49,12 @@ export function addSyncApi(xrpc: Xrpc, parts: SyncApiParts): void {
 function addRepoReads(xrpc: Xrpc, parts: Parts): void {
   const { store, exports } = parts
   const auth = parts.access.viewer
-  xrpc.query(getRepo, { auth, exempt: true }, async ({ params, auth }) => {
+  const rates = perAddress(parts.exportLimits)
+  xrpc.query(getRepo, { auth, exempt: true, rates }, async ({ params, auth }) => {
     const account = await available(store, params.did, auth)
     return raw(CAR, exports.stream(account.id, params.since))
   })
-  xrpc.query(getCheckout, { auth, exempt: true }, async ({ params, auth }) => {
+  xrpc.query(getCheckout, { auth, exempt: true, rates }, async ({ params, auth }) => {
     const account = await available(store, params.did, auth)
     return raw(CAR, exports.stream(account.id))
   })

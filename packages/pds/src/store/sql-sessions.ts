@@ -32,8 +32,14 @@ export function createSessionStore(db: Db<PdsSchema>): SessionStore {
           await kysely.insertInto('session').values(rowOf(next)).execute()
           return next.id
         }
-        const found = await kysely.selectFrom('session').select('next').where('id', '=', id).executeTakeFirst()
-        return found?.next ?? null
+        // A successor that has been ended is not handed out once more.
+        const found = await kysely
+          .selectFrom('session as s')
+          .innerJoin('session as n', 'n.id', 's.next')
+          .select('n.id')
+          .where('s.id', '=', id)
+          .executeTakeFirst()
+        return found?.id ?? null
       }),
     async remove(id) {
       await db.transaction(tx => tx.kysely.deleteFrom('session').where('id', '=', id).execute())

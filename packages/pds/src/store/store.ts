@@ -155,7 +155,7 @@ export interface SessionStore {
   byId(id: string): Promise<Session | null>
   /**
    * Exchanges a refresh token: `next` is added and the old one ends at `graceUntil` if that is sooner. If it was exchanged
-   * before, nothing changes and the earlier successor's id comes back; null if `id` is unknown.
+   * before, nothing changes and the earlier successor's id comes back; null if `id` is unknown or its successor was ended.
    */
   rotate(id: string, next: Session, graceUntil: number): Promise<string | null>
   remove(id: string): Promise<void>

@@ -1,0 +1,20 @@
+/** Which e-mail addresses an account may have. */
+import { Refused } from '@millisky/core/errors'
+import { isDisposableEmailDomain } from 'disposable-email-domains-js'
+
+const ADDRESS = /^[^\s@<>()[\],;:"\\]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9])$/
+const LENGTH_MAX = 254
+
+/**
+ * The address in lower case.
+ *
+ * @throws Refused for what is no address, and for domains that hand out addresses for minutes
+ */
+export function checkEmail(email: string): string {
+  const address = email.trim().toLowerCase()
+  const domain = ADDRESS.exec(address)?.[1]
+  if (domain === undefined || address.length > LENGTH_MAX || isDisposableEmailDomain(domain)) {
+    throw new Refused('InvalidRequest', 'This email address is not supported, please use a different email.')
+  }
+  return address
+}
