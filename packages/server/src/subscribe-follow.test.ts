@@ -1,12 +1,16 @@
 // The two ends of an event stream against each other, over a real log, with connections that keep breaking.
 import assert from 'node:assert/strict'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { peek, withSeq } from '@millisky/core/event'
+import { decodeFrame, peek, withSeq } from '@millisky/core/event'
 import { openDb } from './db/db.ts'
 import { Follow } from './follow.ts'
+import { openSegmentLog } from './log/segments.ts'
 import { EVENT_LOG_MIGRATION, openSqlLog } from './log/sql.ts'
 import { testDid, testFrame } from './log/testing.ts'
 import { Subscription } from './subscribe.ts'
@@ -97,4 +101,66 @@ test('followers get every event once, in order, though connections break and the
   server.close()
   await log.close()
   await db.close()
+})
+
+test('a replay from files arrives byte for byte, though memory is used again and consumers stall', async t => {
+  const random = chance(7)
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-replay-'))
+  const log = await openSegmentLog(folder, {
+    withSeq,
+    recover: () => null,
+    now: () => 1000,
+    fsync: 'none',
+    ringBytes: 1,
+    segmentBytes: 5_000_000,
+  })
+  const server = createServer()
+  const subscription = new Subscription({ log, settings: { closeMs: 200, batchBytes: 100_000 } })
+  subscription.attach(server, PATH)
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const url = `ws://127.0.0.1:${(server.address() as AddressInfo).port}${PATH}`
+  t.after(async () => {
+    await subscription.close()
+    server.close()
+    await log.close()
+    await rm(folder, { recursive: true })
+  })
+  const total = 2_000
+  for (let n = 0; n < total; n += 100) {
+    // Mostly of a usual size, some longer than a whole batch.
+    const size = () => Math.floor(random() < 0.01 ? random() * 300_000 : random() * 16_000)
+    const entries = Array.from({ length: 100 }, (_, i) => ({
+      frame: testFrame({ n: n + i, who: 1, size: size() }),
+      account: 1,
+    }))
+    await log.append(entries)
+  }
+  const read = async (stallMs: number) => {
+    let next = 0
+    const done = Promise.withResolvers<void>()
+    const follow = new Follow({
+      url,
+      cursor: () => next,
+      reach: { allowPrivate: true },
+      userAgent: 'test',
+      settings: { waitingBytes: 50_000 },
+      onFrames: async frames => {
+        for (const frame of frames) {
+          const { body } = decodeFrame(frame)
+          const pad = body.pad as Uint8Array
+          assert.equal(body.seq, next + 1)
+          assert.equal(body.n, next)
+          assert.ok(Buffer.alloc(pad.length, next).equals(pad), `event ${next} is damaged`)
+          next++
+        }
+        // First long enough to fill every buffer on the way, then now and then.
+        if (next < 100 && stallMs > 0) await sleep(300)
+        else if (random() < 0.1) await sleep(random() * stallMs)
+        if (next === total) done.resolve()
+      },
+      onEnd: end => done.reject(new Error(`${end.reason}: ${end.detail}`)),
+    })
+    await done.promise.finally(() => follow.stop())
+  }
+  await Promise.all([read(0), read(10), read(30)])
 })

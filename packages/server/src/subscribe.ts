@@ -258,7 +258,7 @@ export class Subscription {
         await this.#tail.next(consumer)
         continue
       }
-      const read = this.#tail.read(consumer.cursor)
+      const read = this.#tail.read(consumer)
       const batch = read instanceof Promise ? await read : read
       if (!consumer.open) return
       if (consumer.cursor + 1 < this.#log.oldest) {

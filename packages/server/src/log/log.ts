@@ -29,6 +29,11 @@ export interface Batch {
 export interface ReadLimit {
   /** Upper bound of the bytes returned, except that one event is always returned, however large. */
   readonly bytes: number
+  /**
+   * Memory that the log may read into, instead of new memory, when it has to read anyway and it fits. The batch is then only good until this
+   * memory is given to another read. For readers of long stretches: what is not allocated is not collected.
+   */
+  readonly into?: Uint8Array | undefined
 }
 
 /** An append-only log of events, seen from a reader. */

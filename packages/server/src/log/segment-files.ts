@@ -41,9 +41,10 @@ export interface Segment {
   lastTime: number
 }
 
-/** Reads `length` bytes at `position`, fewer only at the end of the file. */
-export async function readAt(fd: number, position: number, length: number): Promise<Buffer> {
-  const buffer = Buffer.allocUnsafeSlow(length)
+/** Reads `length` bytes at `position`, fewer only at the end of the file; into `into` if they fit, else into new memory. */
+export async function readAt(fd: number, position: number, length: number, into?: Uint8Array): Promise<Buffer> {
+  const buffer =
+    into && into.length >= length ? Buffer.from(into.buffer, into.byteOffset, length) : Buffer.allocUnsafeSlow(length)
   let done = 0
   while (done < length) {
     const { bytesRead } = await readFile(fd, buffer, done, length - done, position + done)

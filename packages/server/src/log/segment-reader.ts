@@ -54,6 +54,7 @@ export class SegmentReader {
       this.#chunks.set(key, chunk)
       return chunk.batch
     }
+    if (limit.into) return this.#read(key, after, limit)
     let reading = this.#reading.get(key)
     if (!reading) {
       reading = this.#read(key, after, limit).finally(() => this.#reading.delete(key))
@@ -75,7 +76,7 @@ export class SegmentReader {
       try {
         return await this.#open.use(segment, async ({ data, index }) => {
           const position = await this.#locate(segment, index, after)
-          return this.#readAt(key, data, index, position, Math.max(1, limit.bytes))
+          return this.#readAt(key, data, index, position, { ...limit, bytes: Math.max(1, limit.bytes) })
         })
       } catch (error) {
         // Dropped between finding it and opening it: go on with the oldest there is.
@@ -84,13 +85,19 @@ export class SegmentReader {
     }
   }
 
-  async #readAt(key: string, data: number, index: number, from: Position, limit: number): Promise<Batch> {
+  async #readAt(
+    key: string,
+    data: number,
+    index: number,
+    from: Position,
+    { bytes: limit, into }: ReadLimit,
+  ): Promise<Batch> {
     const { segment, event, offset } = from
     const wanted = Math.min(segment.dataBytes, (Math.floor(offset / limit) + 1) * limit) - offset
     const mean = segment.dataBytes / segment.events
     const records = Math.min(segment.events - event, Math.ceil((wanted / mean) * 1.5) + 8)
     let [bytes, entries] = await Promise.all([
-      readAt(data, offset, wanted),
+      readAt(data, offset, wanted, into),
       readAt(index, recordPosition(event), records * RECORD_BYTES),
     ])
     if (entries.length < records * RECORD_BYTES || offsetAt(entries, 0) !== offset) {
@@ -107,7 +114,7 @@ export class SegmentReader {
       throw new Error(`segment ${segment.first} is cut short at byte ${offset + bytes.length}`)
     this.#remember(last, { segment, event: event + count, offset: end })
     const batch = { last, ...select(bytes.subarray(0, end - offset), entries, count, this.#mask()) }
-    this.#keep(key, { segment, batch, bytes: bytes.length })
+    if (!into) this.#keep(key, { segment, batch, bytes: bytes.length })
     return batch
   }
 

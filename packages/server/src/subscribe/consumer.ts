@@ -43,6 +43,7 @@ export class Consumer {
   /** Set while the loop waits at the tail. */
   wake: (() => void) | null = null
   #onDrain: (() => void) | null = null
+  #memory: Buffer | null = null
   readonly #now: () => number
   readonly #close: () => void
 
@@ -93,6 +94,16 @@ export class Consumer {
     this.bytes += bytes
     this.lastBytes = bytes
     this.wroteAt = this.#now()
+  }
+
+  /** Memory for the next batch of a replay: that of the last one if the socket is done with it. */
+  takeMemory(bytes: number): Uint8Array {
+    if (this.#memory === null || this.socket.writableLength > 0) this.#memory = Buffer.allocUnsafeSlow(bytes)
+    return this.#memory
+  }
+
+  leaveMemory(): void {
+    this.#memory = null
   }
 
   /** Waits until the socket can take more, or the connection ends. */

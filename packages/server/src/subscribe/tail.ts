@@ -83,12 +83,14 @@ export class Tail {
     return cursor >= this.#before
   }
 
-  read(after: number): Batch | Promise<Batch> {
-    const limit = { bytes: this.#settings.batchBytes }
-    if (!this.isNear(after)) return this.#log.read(after, limit)
+  read(consumer: Consumer): Batch | Promise<Batch> {
+    const after = consumer.cursor
+    const bytes = this.#settings.batchBytes
+    if (!this.isNear(after)) return this.#log.read(after, { bytes, into: consumer.takeMemory(bytes) })
+    consumer.leaveMemory()
     let batch = this.#shared.get(after)
     if (batch === undefined) {
-      const found = this.#log.read(after, limit)
+      const found = this.#log.read(after, { bytes })
       batch = found instanceof Promise ? found.then(joined) : joined(found)
       this.#shared.set(after, batch)
     }
