@@ -11,7 +11,7 @@ import { createPds, type Pds, type PdsParts } from './main.ts'
 import type { Account } from './store/store.ts'
 import { SCOPES, Tokens } from './tokens.ts'
 
-const JWT_SECRET = 'a secret of tests'
+export const JWT_SECRET = 'a secret of tests'
 export const ADMIN_PASSWORD = 'admin of tests'
 
 export interface TestUser {
