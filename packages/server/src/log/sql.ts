@@ -120,7 +120,13 @@ export class SqlLog implements Log {
       this.#unlisten = await (this.#db as PostgresDb<EventTables>).listen(this.#channel, () => this.#pump())
     }
     const pollMs = this.#options.pollMs ?? 1_000
-    if (pollMs > 0) this.#poll = setInterval(() => this.#pump(), pollMs).unref()
+    if (pollMs > 0) {
+      this.#poll = setInterval(() => {
+        this.#pump()
+        // Another process may prune.
+        if (this.#db.kind === 'postgres') void this.#findOldest().catch(error => this.#warn(error))
+      }, pollMs).unref()
+    }
   }
 
   /**
@@ -135,9 +141,9 @@ export class SqlLog implements Log {
     const rows = await tx.all(this.#q.nextSeqs!, [entries.length])
     const seqs = rows.map(row => row.seq)
     const frames = entries.map((entry, i) => this.#options.withSeq(entry.frame, seqs[i]!))
-    const dids = entries.map(entry => entry.did)
     const time = this.#options.now()
-    for (let i = 0; i < frames.length; i++) await tx.run(this.#q.insert, [seqs[i]!, dids[i]!, time, frames[i]!])
+    if (frames.length === 1) await tx.run(this.#q.insert, [seqs[0]!, entries[0]!.did, time, frames[0]!])
+    else await tx.run(this.#q.insertMany!, [seqs, entries.map(entry => entry.did), time, frames])
     tx.onCommit(() => {
       this.#pump()
       this.#notify()
@@ -248,25 +254,23 @@ export class SqlLog implements Log {
   }
 
   async #pumpAll(): Promise<void> {
-    while (this.#pumpAgain) {
+    while (this.#pumpAgain && !this.#closed) {
       this.#pumpAgain = false
-      for (let more = true; more && !this.#closed; ) {
-        const { head } = this
-        const { seq } = (await this.#db.get(this.#q.head, []))!
-        if (seq < head)
-          throw new Error(`the log in the database ends at ${seq}, but ${head} has been seen: was it replaced?`)
-        const batch = seq > head ? await this.#readRows(head, seq, { bytes: PUMP_BYTES }) : null
-        // On SQLite our own commit may have been shown while we were reading.
-        if (batch && this.head === head) {
-          if (batch.seqs.length > 0) this.#show(batch)
-          if (this.head < batch.last) {
-            this.#ring.reset(batch.last)
-            this.bell.ring()
-          }
-        }
-        more = batch !== null
+      const { seq } = (await this.#db.get(this.#q.head, []))!
+      if (seq < this.head) {
+        throw new Error(`the log in the database ends at ${seq}, but ${this.head} has been seen: was it replaced?`)
       }
-      if (this.#db.kind === 'postgres') await this.#findOldest()
+      while (this.head < seq && !this.#closed) {
+        const { head } = this
+        const batch = await this.#readRows(head, seq, { bytes: PUMP_BYTES })
+        // On SQLite our own commit may have been shown while we were reading.
+        if (this.head !== head) continue
+        if (batch.seqs.length > 0) this.#show(batch)
+        if (this.head < batch.last) {
+          this.#ring.reset(batch.last)
+          this.bell.ring()
+        }
+      }
     }
   }
 
@@ -339,6 +343,11 @@ function prepare(db: Db<EventTables>) {
             seq: number
           }>`with lock as materialized (${lock}) select nextval('event_seq') as seq from lock, generate_series(1, ${n}::integer)`,
       ) as Statement<[n: number], { seq: number }>,
+      insertMany: db.prepare(
+        (seqs: number[], dids: string[], time: number, frames: Uint8Array[]) =>
+          sql`insert into event (seq, did, time, frame) select seq, did, ${time}::bigint, frame
+          from unnest(${seqs}::bigint[], ${dids}::text[], ${frames}::bytea[]) as rows (seq, did, frame)`,
+      ) as Statement<[number[], string[], number, Uint8Array[]], unknown>,
       raiseSequence: db.prepare(
         sql`select setval('event_seq', floor.seq) from (select max(seq) as seq from event_floor) floor, event_seq where floor.seq > event_seq.last_value or (floor.seq = event_seq.last_value and not event_seq.is_called)`,
       ),
