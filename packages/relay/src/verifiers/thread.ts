@@ -59,7 +59,11 @@ export class ThreadJudge<G extends Group> implements Judge<G> {
   }
 
   #start(): Worker {
-    const worker = new Worker(new URL('./worker.ts', import.meta.url), { name: 'verifier' })
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+      name: 'verifier',
+      // What a batch leaves behind is garbage before long; with more room for the young it is never copied.
+      resourceLimits: { maxYoungGenerationSizeMb: 64 },
+    })
     worker.on('message', (answer: BatchAnswer) => this.#answered(answer))
     let problem: unknown
     worker.on('error', error => {
