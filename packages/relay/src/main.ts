@@ -254,7 +254,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
   })
   const xrpc = new Xrpc(http, { log, checkReplies: insecure })
   const moderation = new Moderation({ hosts, upstreams, accounts, ingest, store, log: events })
-  addSyncApi(http, xrpc, { hosts, accounts, crawl, store, insecure, version })
+  addSyncApi(http, xrpc, { hosts, accounts, crawl, store, save: () => running.fold.save(), insecure, version })
   const passwords = settings.adminPasswords ?? []
   const { accountLimit } = settings
   addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure, accountLimit })

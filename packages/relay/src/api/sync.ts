@@ -28,6 +28,8 @@ export interface SyncApiParts {
   accounts: Accounts<Incoming>
   crawl: Crawl
   store: RelayStore
+  /** Saves what is known in memory alone so far. */
+  save: () => Promise<void>
   insecure: boolean
   version: string
 }
@@ -73,11 +75,13 @@ function shownHost({ hostname, record, window }: Host) {
   }
 }
 
-function addRepoMethods(xrpc: Xrpc, { accounts, store, hosts }: SyncApiParts): void {
+function addRepoMethods(xrpc: Xrpc, { accounts, store, hosts, save }: SyncApiParts): void {
   const find = async (did: Did): Promise<StoredAccount | null> => (await accounts.find(did)).durable
   xrpc.query(listRepos, async ({ params }) => {
     const { limit, cursor = '' } = params
-    // One more tells whether there is a next page. What is not saved yet is taken from memory.
+    // Accounts first seen a moment ago are to be listed as well.
+    await save()
+    // One more tells whether there is a next page.
     const stored = await store.accounts.list(cursor, limit + 1)
     const page = stored.slice(0, limit)
     const repos = page.map(account => accounts.current(account)).flatMap(shownRepo)
