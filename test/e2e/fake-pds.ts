@@ -51,7 +51,7 @@ export class FakeAccount {
 
 export class FakePds {
   readonly url: string
-  readonly #server: Server
+  readonly server: Server
   readonly #sockets = new Set<WebSocket>()
   readonly #frames: { seq: number; data: Uint8Array | string }[] = []
   #seq = 0
@@ -59,7 +59,7 @@ export class FakePds {
   connections = 0
 
   private constructor(server: Server, url: string) {
-    this.#server = server
+    this.server = server
     this.url = url
     const sockets = new WebSocketServer({ noServer: true })
     server.on('upgrade', (request, socket, head) => {
@@ -149,8 +149,8 @@ export class FakePds {
 
   async close(): Promise<void> {
     for (const socket of this.#sockets) socket.terminate()
-    this.#server.closeAllConnections()
-    this.#server.close()
-    await once(this.#server, 'close')
+    this.server.closeAllConnections()
+    this.server.close()
+    await once(this.server, 'close')
   }
 }
