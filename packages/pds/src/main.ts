@@ -23,6 +23,9 @@ import { addIdentityApi } from './api/identity.ts'
 import { addPreferencesApi } from './api/preferences.ts'
 import { addRepoApi } from './api/repo.ts'
 import { addServerApi } from './api/server.ts'
+import { addAppPasswordApi } from './api/server-app-passwords.ts'
+import { addInviteApi } from './api/server-invites.ts'
+import { addServiceAuthApi } from './api/service-auth.ts'
 import { addSyncApi } from './api/sync.ts'
 import { addBlobApi } from './api/sync-blob.ts'
 import { addWellKnown } from './api/well-known.ts'
@@ -30,6 +33,7 @@ import { createDiskBlobs } from './blobs/disk.ts'
 import { type BlobDriver, Blobs } from './blobs.ts'
 import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from './config.ts'
 import { Crawlers } from './crawl.ts'
+import { Credentials } from './credentials.ts'
 import { Exports } from './exports.ts'
 import { Lifecycle } from './lifecycle.ts'
 import { createLimits } from './rates.ts'
@@ -262,6 +266,10 @@ async function addMethods(parts: MethodParts): Promise<void> {
     sessions,
     limits,
   })
+  const credentials = new Credentials({ store, now })
+  addAppPasswordApi(xrpc, { store, access, credentials })
+  addInviteApi(xrpc, { settings, store, access, now })
+  addServiceAuthApi(xrpc, { store, repos, access, limits, now })
   addIdentityApi(xrpc, { store, identities, handles })
   addPreferencesApi(xrpc, { store, access, now })
   addWellKnown(http, { store, names, version })

@@ -9,7 +9,7 @@ export function createTicketStore(db: Db<PdsSchema>): TicketStore {
   return { ...invites(db), ...emailTokens(db), ...keys(db) }
 }
 
-type Invites = Pick<TicketStore, 'addInvites' | 'invite' | 'invitesFor' | 'disableInvites'>
+type Invites = Pick<TicketStore, 'addInvites' | 'addOwnInvites' | 'invite' | 'invitesFor' | 'disableInvites'>
 
 function invites(db: Db<PdsSchema>): Invites {
   const { kysely } = db
@@ -35,12 +35,25 @@ function invites(db: Db<PdsSchema>): Invites {
   return {
     async addInvites(codes) {
       await db.transaction(async tx => {
-        for (const { code, uses, forAccount, createdBy, createdAt } of codes) {
-          const row = { code, uses, disabled: 0, for_account: forAccount, created_by: createdBy, created_at: createdAt }
-          await tx.kysely.insertInto('invite').values(row).execute()
-        }
+        for (const code of codes) await tx.kysely.insertInto('invite').values(inviteRow(code)).execute()
       })
     },
+    addOwnInvites: (codes, total) =>
+      db.transaction(async tx => {
+        const owner = codes[0]?.forAccount
+        if (owner === undefined) return true
+        // The update locks the account, so that two calls do not count at the same time.
+        await tx.kysely.updateTable('account').set({ did: owner }).where('did', '=', owner).execute()
+        const { n } = await tx.kysely
+          .selectFrom('invite')
+          .select(eb => eb.fn.countAll().as('n'))
+          .where('for_account', '=', owner)
+          .where('created_by', '!=', 'admin')
+          .executeTakeFirstOrThrow()
+        if (Number(n) + codes.length > total) return false
+        for (const code of codes) await tx.kysely.insertInto('invite').values(inviteRow(code)).execute()
+        return true
+      }),
     async invite(code) {
       const rows = await kysely.selectFrom('invite').selectAll().where('code', '=', code).execute()
       return (await withUses(rows))[0] ?? null
@@ -56,6 +69,18 @@ function invites(db: Db<PdsSchema>): Invites {
         for (const account of accounts) await disable().where('for_account', '=', account).execute()
       })
     },
+  }
+}
+
+function inviteRow(invite: Omit<InviteCode, 'usedBy' | 'disabled'> & { disabled?: boolean }): InviteTable {
+  const { code, uses, disabled = false, forAccount, createdBy, createdAt } = invite
+  return {
+    code,
+    uses,
+    disabled: Number(disabled),
+    for_account: forAccount,
+    created_by: createdBy,
+    created_at: createdAt,
   }
 }
 

@@ -192,6 +192,8 @@ export interface EmailToken {
 /** What accounts need beside themselves: invitations, mail codes, reserved keys, the server's own secrets. */
 export interface TicketStore {
   addInvites(codes: Omit<InviteCode, 'usedBy' | 'disabled'>[]): Promise<void>
+  /** Codes that one account makes for itself. Nothing is added, and false comes back, if it would have more than `total`. */
+  addOwnInvites(codes: Omit<InviteCode, 'usedBy'>[], total: number): Promise<boolean>
   invite(code: string): Promise<InviteCode | null>
   /** In order of creation. */
   invitesFor(account: string): Promise<InviteCode[]>
