@@ -239,10 +239,10 @@ test('waits grow with every failure, with jitter, also of a host that accepts an
   const { ended, ends } = following(url, {
     settings: { retryMinMs: 1_000, retryMaxMs: 10_000 },
     random: () => (waits.length % 2 === 0 ? 0 : 0.999_999),
-    sleep: async ms => {
+    sleep: async (ms, signal) => {
       waits.push(ms)
       if (waits.length === 7) await new Promise<void>(resolve => (resume = resolve))
-      if (waits.length > 8) await new Promise(() => {})
+      if (waits.length > 8) await new Promise(resolve => signal.addEventListener('abort', resolve))
     },
   })
   await ended(7)
