@@ -112,6 +112,7 @@ export interface FollowParts {
   now?: () => number
   /** From 0 to below 1. */
   random?: () => number
+  /** Waits between attempts; has to end when the signal is aborted, by rejection or not. */
   sleep?: (ms: number, signal: AbortSignal) => Promise<void>
 }
 
