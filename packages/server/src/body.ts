@@ -29,10 +29,11 @@ export function hasBody({ headers }: IncomingMessage): boolean {
  * The caller owns the stream and has to consume or destroy it. What it leaves unread is read and dropped, so that the
  * client gets to read the reply.
  *
+ * @param options.asIs - Nothing is decompressed: for passing the body on with its `Content-Encoding`.
  * @throws Refused 413 if the length is announced and too large, 415 for an unknown `Content-Encoding`.
  */
-export function bodyStream(request: IncomingMessage, bytesMax: number): Readable {
-  const decoders = decodersOf(request)
+export function bodyStream(request: IncomingMessage, bytesMax: number, { asIs = false } = {}): Readable {
+  const decoders = asIs ? [] : decodersOf(request)
   const length = request.headers['content-length']
   if (length !== undefined && Number(length) > bytesMax) throw tooLarge()
   let bytes = 0

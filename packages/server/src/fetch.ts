@@ -6,10 +6,12 @@
  * The development switch `allowPrivate` lifts the rules about addresses, plain http and ports; size and time stay bounded.
  */
 import { type LookupAddress, type LookupAllOptions, lookup as systemLookup } from 'node:dns'
+import type { IncomingHttpHeaders } from 'node:http'
 import { isIP, type LookupFunction } from 'node:net'
-import { Refused, Unavailable } from '@millisky/core/errors'
+import { type Readable, Transform } from 'node:stream'
+import { Malformed, Refused, Unavailable } from '@millisky/core/errors'
 import ipaddr from 'ipaddr.js'
-import { Agent, buildConnector, type Dispatcher, type Response, fetch as undiciFetch } from 'undici'
+import { Agent, buildConnector, type Dispatcher, type Response, request, fetch as undiciFetch } from 'undici'
 
 /** Ports that a stranger's URL may name. Source: deployed relays dial 80 and 443 only. */
 const PORTS_PUBLIC: readonly number[] = [80, 443]
@@ -63,6 +65,30 @@ export interface StreamAnswer {
   body: AsyncIterable<Uint8Array>
   /** Drops the connection of a body that is not wanted. */
   cancel(): Promise<void>
+}
+
+/** A request that is passed on. */
+export interface ExchangeOptions {
+  method: 'GET' | 'HEAD' | 'POST'
+  /** Sent as they are, with the fetcher's user agent. `content-length` of a stream is held to. */
+  headers: Record<string, string>
+  /** A stream is read as fast as the other side takes it, and destroyed if that wants no more. */
+  body?: Readable | Uint8Array | string
+  /** The body of the answer may have this many bytes, as they come over the wire. */
+  bytesMax: number
+  /** From the end of the request to the end of the answer's headers. */
+  headersTimeoutMs: number
+  /** Silence of the other side within the body. All of the body may take ten times this. */
+  bodyTimeoutMs: number
+  /** Gives up waiting for the headers; later, destroy the body. */
+  signal?: AbortSignal
+}
+
+/** An answer that is passed on: any status, nothing decoded. The caller reads or destroys the body. */
+export interface Exchange {
+  status: number
+  headers: IncomingHttpHeaders
+  body: Readable
 }
 
 /** The part of {@link Fetcher} that most callers need; tests give a function of their own. */
@@ -251,6 +277,35 @@ export class Fetcher {
     }
   }
 
+  /**
+   * Passes a request on and gives what comes back, as it comes: no redirect is followed, no encoding undone.
+   *
+   * @throws as {@link fetch}, and what the request's own body fails with if that is `Refused` or `Malformed`
+   */
+  async exchange(url: string | URL, options: ExchangeOptions): Promise<Exchange> {
+    const { method, headers, body = null, bytesMax, headersTimeoutMs, bodyTimeoutMs, signal } = options
+    const target = checkUrl(url, this.reach)
+    try {
+      const response = await request(target, {
+        method,
+        headers: { 'user-agent': this.#userAgent, ...headers },
+        body,
+        headersTimeout: headersTimeoutMs,
+        bodyTimeout: bodyTimeoutMs,
+        dispatcher: this.dispatcher,
+        ...(signal ? { signal } : {}),
+      })
+      const { statusCode: status, headers: answered } = response
+      if (method !== 'HEAD' && Number(answered['content-length'] ?? 0) > bytesMax) {
+        response.body.on('error', () => {}).destroy()
+        throw tooBig(target, bytesMax)
+      }
+      return { status, headers: answered, body: metered(response.body, target, bytesMax, bodyTimeoutMs * 10) }
+    } catch (error) {
+      throw translate(error, target)
+    }
+  }
+
   async close(): Promise<void> {
     await this.dispatcher.destroy()
   }
@@ -262,20 +317,45 @@ function withoutCredentials(headers: Record<string, string>): Record<string, str
   )
 }
 
+const tooBig = (url: URL, bytesMax: number) =>
+  new Unavailable('UpstreamFailure', `${url.origin} sent more than ${bytesMax} bytes`, 502)
+
+/** The body as it comes, up to its bounds of size and time; destroying it drops the connection. */
+function metered(body: Readable, url: URL, bytesMax: number, timeoutMs: number): Readable {
+  let size = 0
+  const meter = new Transform({
+    transform(chunk: Uint8Array, _encoding, done) {
+      size += chunk.byteLength
+      if (size > bytesMax) done(tooBig(url, bytesMax))
+      else done(null, chunk)
+    },
+  })
+  const timer = setTimeout(() => meter.destroy(tooSlow(url)), timeoutMs)
+  // Whoever reads it finds the error then; until that nobody listens, and Node would end the process.
+  meter.on('error', () => {})
+  meter.once('close', () => {
+    clearTimeout(timer)
+    body.destroy()
+  })
+  body.on('error', error => meter.destroy(translate(error, url)))
+  return body.pipe(meter)
+}
+
+const tooSlow = (url: URL) => new Unavailable('UpstreamTimeout', `${url.origin} did not answer in time`, 504)
+
 /** The body after decoding: a small answer that inflates without end stops at the bound, a chunk later at most. */
 async function* bounded(response: Response, url: URL, bytesMax: number): AsyncGenerator<Uint8Array> {
   if (!response.body) return
-  const tooBig = () => new Unavailable('UpstreamFailure', `${url.origin} sent more than ${bytesMax} bytes`, 502)
   const encoded = response.headers.has('content-encoding')
   if (!encoded && Number(response.headers.get('content-length') ?? 0) > bytesMax) {
     await response.body.cancel()
-    throw tooBig()
+    throw tooBig(url, bytesMax)
   }
   let size = 0
   try {
     for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
       size += chunk.byteLength
-      if (size > bytesMax) throw tooBig()
+      if (size > bytesMax) throw tooBig(url, bytesMax)
       yield chunk
     }
   } catch (error) {
@@ -284,13 +364,13 @@ async function* bounded(response: Response, url: URL, bytesMax: number): AsyncGe
 }
 
 /** undici wraps what went wrong in one or two `cause`s; ours may be among them. */
-function translate(error: unknown, url: URL): Refused | Unavailable {
+function translate(error: unknown, url: URL): Refused | Unavailable | Malformed {
   let code = ''
   let message = ''
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if (cause instanceof Refused || cause instanceof Unavailable) return cause
+    if (cause instanceof Refused || cause instanceof Unavailable || cause instanceof Malformed) return cause
     if (cause.name === 'TimeoutError' || /TIMEOUT|TIMEDOUT/.test(codeOf(cause))) {
-      return new Unavailable('UpstreamTimeout', `${url.origin} did not answer in time`, 504)
+      return tooSlow(url)
     }
     code = codeOf(cause) || code
     message = cause.message
