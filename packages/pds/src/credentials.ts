@@ -2,7 +2,13 @@
 import { randomBytes } from 'node:crypto'
 import { base32 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
-import { hashAppPassword, hashPassword, NEW_PASSWORD_LENGTH_MAX } from './passwords.ts'
+import {
+  hashAppPassword,
+  hashPassword,
+  NEW_PASSWORD_LENGTH_MAX,
+  PASSWORD_LENGTH_MAX,
+  passwordMatches,
+} from './passwords.ts'
 import { type Account, type AppPassword, type Store, Taken } from './store/store.ts'
 
 const APP_PASSWORD_NAME_LENGTH_MAX = 256
@@ -23,9 +29,21 @@ export class Credentials {
     this.#now = now
   }
 
+  /** Whether it may become a password. @throws Refused */
+  checkNew(password: string): void {
+    if (password.length > NEW_PASSWORD_LENGTH_MAX) throw new Refused('InvalidRequest', 'Invalid password length.')
+  }
+
+  /** Whether it is the account's own password. */
+  async isPassword(account: Account, password: string): Promise<boolean> {
+    if (password.length > PASSWORD_LENGTH_MAX) return false
+    const kept = await this.#store.accounts.password(account.id)
+    return kept !== null && (await passwordMatches(password, kept))
+  }
+
   /** Sets a new password and ends all sessions. Tokens for resetting it are worth nothing after. @throws Refused */
   async setPassword(account: Account, password: string): Promise<void> {
-    if (password.length > NEW_PASSWORD_LENGTH_MAX) throw new Refused('InvalidRequest', 'Invalid password length.')
+    this.checkNew(password)
     const hash = await hashPassword(password, randomBytes(SALT_BYTES))
     await this.#store.accounts.update(account.id, { password: hash }, [])
     await this.#store.tickets.removeEmailToken(account.id, 'reset_password')

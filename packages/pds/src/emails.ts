@@ -1,6 +1,7 @@
 /** Which e-mail addresses an account may have. */
 import { Refused } from '@millisky/core/errors'
 import { isDisposableEmailDomain } from 'disposable-email-domains-js'
+import { type Account, type Store, Taken } from './store/store.ts'
 
 const ADDRESS = /^[^\s@<>()[\],;:"\\]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9])$/
 const LENGTH_MAX = 254
@@ -17,4 +18,15 @@ export function checkEmail(email: string): string {
     throw new Refused('InvalidRequest', 'This email address is not supported, please use a different email.')
   }
   return address
+}
+
+/** Another mailbox, which is not confirmed yet; codes sent to the one before are worth nothing. @throws Refused if in use */
+export async function changeEmail(store: Store, account: Account, email: string): Promise<void> {
+  try {
+    await store.accounts.update(account.id, { email, emailConfirmedAt: null }, [])
+  } catch (error) {
+    if (!(error instanceof Taken)) throw error
+    throw new Refused('InvalidRequest', 'This email address is already in use, please use a different email.')
+  }
+  await store.tickets.removeEmailTokens(account.id)
 }

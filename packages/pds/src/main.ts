@@ -17,14 +17,16 @@ import { createLog, type Logger } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
-import { createAccess } from './access.ts'
+import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addIdentityApi } from './api/identity.ts'
 import { addPreferencesApi } from './api/preferences.ts'
 import { addRepoApi } from './api/repo.ts'
 import { addServerApi } from './api/server.ts'
 import { addAppPasswordApi } from './api/server-app-passwords.ts'
+import { addEmailApi } from './api/server-email.ts'
 import { addInviteApi } from './api/server-invites.ts'
+import { addRecoveryApi } from './api/server-recovery.ts'
 import { addServiceAuthApi } from './api/service-auth.ts'
 import { addSyncApi } from './api/sync.ts'
 import { addBlobApi } from './api/sync-blob.ts'
@@ -34,9 +36,12 @@ import { type BlobDriver, Blobs } from './blobs.ts'
 import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from './config.ts'
 import { Crawlers } from './crawl.ts'
 import { Credentials } from './credentials.ts'
+import { Departures } from './departures.ts'
 import { Exports } from './exports.ts'
 import { Lifecycle } from './lifecycle.ts'
-import { createLimits } from './rates.ts'
+import { Mailer } from './mail.ts'
+import { MailCodes } from './mail-codes.ts'
+import { createLimits, type Limits } from './rates.ts'
 import { Repos } from './repos.ts'
 import { ServiceTokens } from './service-auth.ts'
 import { Sessions } from './sessions.ts'
@@ -128,6 +133,7 @@ interface Core {
   repos: Repos
   lifecycle: Lifecycle
   blobs: Blobs
+  departures: Departures
   eventLog: SqlLog
   /** Told after each commit. */
   onCommit: () => void
@@ -151,7 +157,9 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, d
     bytesMax: settings.blobUploadLimit,
     graceMs: settings.blobGraceMs,
   })
-  const core: Core = { store, lanes, repos, lifecycle: new Lifecycle(repos), blobs, eventLog, onCommit: () => {} }
+  const lifecycle = new Lifecycle(repos)
+  const departures = new Departures({ store, lifecycle, blobs, log })
+  const core: Core = { store, lanes, repos, lifecycle, blobs, departures, eventLog, onCommit: () => {} }
   return core
 }
 
@@ -161,6 +169,8 @@ interface Outside {
   /** For hosts that the operator names, which may lie in a private network. */
   trustedFetch: FetchBytes
   crawlers: Crawlers
+  mailer: Mailer
+  moderationMailer: Mailer
   close(): Promise<void>
 }
 
@@ -184,14 +194,30 @@ function openOutside(
     log,
     now,
   })
+  const mailers = openMailers(settings, log)
   return {
     fetch,
     trustedFetch,
     crawlers,
+    ...mailers,
     async close() {
+      await Promise.all([mailers.mailer.close(), mailers.moderationMailer.close()])
       await Promise.all([strangers.close(), trusted.close()])
     },
   }
+}
+
+function openMailers(settings: PdsSettings, log: Logger) {
+  const { emailSmtpUrl: smtpUrl, emailFromAddress: from, devMode: show } = settings
+  const { moderationEmailSmtpUrl, moderationEmailAddress } = settings
+  const mailer = new Mailer({ smtpUrl, from, show, log })
+  const moderationMailer = new Mailer({
+    smtpUrl: moderationEmailSmtpUrl ?? smtpUrl,
+    from: moderationEmailAddress ?? from,
+    show,
+    log,
+  })
+  return { mailer, moderationMailer }
 }
 
 interface MethodParts extends Core, Outside {
@@ -257,23 +283,29 @@ async function addMethods(parts: MethodParts): Promise<void> {
   })
   addSyncApi(xrpc, { store, exports: new Exports(store), access, exportLimits: limits?.exports })
   addBlobApi(xrpc, { store, blobs, access })
-  addServerApi(xrpc, {
-    settings,
-    names,
-    store,
-    access,
-    accounts,
-    sessions,
-    limits,
-  })
-  const credentials = new Credentials({ store, now })
-  addAppPasswordApi(xrpc, { store, access, credentials })
-  addInviteApi(xrpc, { settings, store, access, now })
-  addServiceAuthApi(xrpc, { store, repos, access, limits, now })
+  addServerApi(xrpc, { settings, names, store, access, accounts, sessions, limits })
   addIdentityApi(xrpc, { store, identities, handles })
   addPreferencesApi(xrpc, { store, access, now })
+  addAccountMethods(xrpc, { ...parts, access, limits })
   addWellKnown(http, { store, names, version })
   addHealth(http, version, () => store.ping())
+}
+
+interface AccountMethodParts extends MethodParts {
+  access: PdsAccess
+  limits: Limits | undefined
+}
+
+/** What people do with their accounts, apart from signing up and in. */
+function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
+  const { settings, store, now } = parts
+  const credentials = new Credentials({ store, now })
+  const codes = new MailCodes({ store, now })
+  addAppPasswordApi(xrpc, { ...parts, credentials })
+  addInviteApi(xrpc, parts)
+  addServiceAuthApi(xrpc, parts)
+  addEmailApi(xrpc, { ...parts, codes, confirmationLink: !settings.emailDisableConfirmationLink })
+  addRecoveryApi(xrpc, { ...parts, codes, credentials })
 }
 
 async function keptSecret(store: Store): Promise<string> {
@@ -289,6 +321,7 @@ function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs:
     const collected = await core.blobs.collect()
     if (collected.blobs + collected.staged > 0) log.info(collected, 'removed blobs that nothing refers to')
     await core.store.sessions.removeExpired(now())
+    await core.departures.removeDue(now())
     await core.eventLog.prune({ ageMs: windowMs, now: now() })
   }
   const timer = setInterval(() => {

@@ -93,6 +93,10 @@ export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): Ac
         .executeTakeFirstOrThrow()
       return Number(n)
     },
+    async dueForDeletion(now, limit) {
+      const due = select().where('deactivated_at', 'is not', null).where('delete_after', '<=', now)
+      return (await due.orderBy('id').limit(limit).execute()).map(accountOf)
+    },
     async preferences(id) {
       return await kysely
         .selectFrom('preference')

@@ -84,7 +84,10 @@ function inviteRow(invite: Omit<InviteCode, 'usedBy' | 'disabled'> & { disabled?
   }
 }
 
-type EmailTokens = Pick<TicketStore, 'putEmailToken' | 'emailToken' | 'accountOfEmailToken' | 'removeEmailToken'>
+type EmailTokens = Pick<
+  TicketStore,
+  'putEmailToken' | 'emailToken' | 'accountOfEmailToken' | 'removeEmailToken' | 'takeEmailToken' | 'removeEmailTokens'
+>
 
 function emailTokens(db: Db<PdsSchema>): EmailTokens {
   const { kysely } = db
@@ -109,6 +112,14 @@ function emailTokens(db: Db<PdsSchema>): EmailTokens {
     async accountOfEmailToken(purpose, token) {
       const found = kysely.selectFrom('email_token').select('account').where('purpose', '=', purpose)
       return (await found.where('token', '=', token).executeTakeFirst())?.account ?? null
+    },
+    takeEmailToken: (account, purpose, token) =>
+      db.transaction(async tx => {
+        const own = tx.kysely.deleteFrom('email_token').where('account', '=', account).where('purpose', '=', purpose)
+        return (await own.where('token', '=', token).executeTakeFirst()).numDeletedRows > 0n
+      }),
+    async removeEmailTokens(account) {
+      await db.transaction(tx => tx.kysely.deleteFrom('email_token').where('account', '=', account).execute())
     },
     async removeEmailToken(account, purpose) {
       await db.transaction(tx =>

@@ -117,6 +117,8 @@ export interface AccountStore {
   /** In order of id, `after` excluded. */
   list(after: AccountId, limit: number): Promise<Account[]>
   count(): Promise<number>
+  /** Deactivated, with a time of deletion that is over by `now`. */
+  dueForDeletion(now: number, limit: number): Promise<Account[]>
   preferences(id: AccountId): Promise<Preference[]>
   setPreferences(id: AccountId, preferences: Preference[]): Promise<void>
 }
@@ -205,6 +207,10 @@ export interface TicketStore {
   /** Finds who was sent it. */
   accountOfEmailToken(purpose: string, token: string): Promise<AccountId | null>
   removeEmailToken(account: AccountId, purpose: string): Promise<void>
+  /** Removes it if it is this one; returns whether it did. */
+  takeEmailToken(account: AccountId, purpose: string, token: string): Promise<boolean>
+  /** All of an account. */
+  removeEmailTokens(account: AccountId): Promise<void>
   /** Keeps a key for a coming account; if this DID has one reserved already, that comes back instead. */
   reserveKey(didKey: string, did: Did | null, key: StoredKey, now: number): Promise<string>
   /** By the did:key or by the DID it was reserved for. */
