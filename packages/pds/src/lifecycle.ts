@@ -85,6 +85,17 @@ export class Lifecycle {
     return this.#change(did, { handle }, async after => [pending(did, identityEvent(after, this.#time()))])
   }
 
+  /**
+   * The account signs with another key from now on, which `register` has its DID say first. No write comes between. The
+   * next commit is the caller's to make.
+   */
+  changeKey(did: Did, key: StoredKey, register: () => Promise<void>): Promise<void> {
+    return this.#change(did, { key }, async after => {
+      await register()
+      return [pending(did, identityEvent(after, this.#time()))]
+    })
+  }
+
   /** Asks everybody to look the identity up again. */
   announceIdentity(did: Did): Promise<void> {
     return this.#change(did, {}, async after => [pending(did, identityEvent(after, this.#time()))])

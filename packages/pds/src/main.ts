@@ -27,6 +27,7 @@ import { addAppPasswordApi } from './api/server-app-passwords.ts'
 import { addEmailApi } from './api/server-email.ts'
 import { addInviteApi } from './api/server-invites.ts'
 import { addRecoveryApi } from './api/server-recovery.ts'
+import { addStatusApi } from './api/server-status.ts'
 import { addServiceAuthApi } from './api/service-auth.ts'
 import { addSyncApi } from './api/sync.ts'
 import { addBlobApi } from './api/sync-blob.ts'
@@ -37,10 +38,13 @@ import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from 
 import { Crawlers } from './crawl.ts'
 import { Credentials } from './credentials.ts'
 import { Departures } from './departures.ts'
+import { DidUpdates } from './did-updates.ts'
 import { Exports } from './exports.ts'
+import type { HandleRules } from './handles.ts'
 import { Lifecycle } from './lifecycle.ts'
 import { Mailer } from './mail.ts'
 import { MailCodes } from './mail-codes.ts'
+import type { PlcDirectory } from './plc-client.ts'
 import { createLimits, type Limits } from './rates.ts'
 import { Repos } from './repos.ts'
 import { ServiceTokens } from './service-auth.ts'
@@ -69,6 +73,7 @@ export interface Pds {
   readonly repos: Repos
   readonly lifecycle: Lifecycle
   readonly blobs: Blobs
+  readonly departures: Departures
   listen(): Promise<void>
   /** Answers what has been asked, then lets go of everything. */
   close(): Promise<void>
@@ -230,7 +235,7 @@ interface MethodParts extends Core, Outside {
 }
 
 async function addMethods(parts: MethodParts): Promise<void> {
-  const { settings, names, store, lanes, lifecycle, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
+  const { settings, names, store, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
   const { devMode, adminPassword } = settings
   const handles = { domains: names.handleDomains, development: devMode }
   const identities: Identities = new Identities({
@@ -246,20 +251,15 @@ async function addMethods(parts: MethodParts): Promise<void> {
     now,
     ...(devMode ? { development: {} } : {}),
   })
-  const rotationKey = settings.plcRotationKey ? SigningKey.fromPrivate('k256', settings.plcRotationKey) : null
-  const accounts: Accounts = new Accounts({
-    store,
-    lanes,
-    lifecycle,
+  const shared = {
+    ...parts,
     identities,
-    names,
     handles,
-    inviteRequired: settings.inviteRequired,
-    rotationKey,
+    rotationKey: settings.plcRotationKey ? SigningKey.fromPrivate('k256', settings.plcRotationKey) : null,
     recoveryDidKey: settings.recoveryDidKey,
     directory: { plcUrl: settings.plcUrl, fetch: trustedFetch },
-    log,
-  })
+  }
+  const accounts: Accounts = new Accounts({ ...shared, inviteRequired: settings.inviteRequired })
   const tokens = new Tokens(settings.jwtSecret ?? (await keptSecret(store)), names.did, now)
   const serviceTokens = new ServiceTokens({ identities, audiences: [names.did, `${names.did}#atproto_pds`], now })
   const { modServiceDid } = settings
@@ -284,14 +284,19 @@ async function addMethods(parts: MethodParts): Promise<void> {
   addSyncApi(xrpc, { store, exports: new Exports(store), access, exportLimits: limits?.exports })
   addBlobApi(xrpc, { store, blobs, access })
   addServerApi(xrpc, { settings, names, store, access, accounts, sessions, limits })
-  addIdentityApi(xrpc, { store, identities, handles })
   addPreferencesApi(xrpc, { store, access, now })
-  addAccountMethods(xrpc, { ...parts, access, limits })
+  addAccountMethods(xrpc, { ...shared, accounts, access, limits })
   addWellKnown(http, { store, names, version })
   addHealth(http, version, () => store.ping())
 }
 
 interface AccountMethodParts extends MethodParts {
+  identities: Identities
+  handles: HandleRules
+  rotationKey: SigningKey | null
+  recoveryDidKey: string | undefined
+  directory: PlcDirectory
+  accounts: Accounts
   access: PdsAccess
   limits: Limits | undefined
 }
@@ -306,6 +311,9 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addServiceAuthApi(xrpc, parts)
   addEmailApi(xrpc, { ...parts, codes, confirmationLink: !settings.emailDisableConfirmationLink })
   addRecoveryApi(xrpc, { ...parts, codes, credentials })
+  const didUpdates = new DidUpdates(parts)
+  addStatusApi(xrpc, { ...parts, didUpdates })
+  addIdentityApi(xrpc, { ...parts, codes, didUpdates })
 }
 
 async function keptSecret(store: Store): Promise<string> {

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
 import { SigningKey } from '@millisky/core/crypto'
-import { decodeFrame, type Frame } from '@millisky/core/event'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { type PlcUpdate, plcDidOf, plcGenesis, signPlcOperation } from '@millisky/core/plc'
 import { asDid, asHandle, type Did } from '@millisky/core/syntax'
+import { framesOf, kindsOf } from '../testing-log.ts'
 import { failure, type NetworkedPds, signUp, startNetwork, startNetworkedPds } from '../testing-network.ts'
 import { basic } from '../testing-pds.ts'
 
@@ -18,25 +18,6 @@ const wanted = (name: string, more: Record<string, unknown> = {}) => ({
   password: 'a password',
   ...more,
 })
-
-/** All frames of the log: the messages are unmasked, so a header of 2, 4 or 10 bytes and the frame. */
-async function frames(pds: NetworkedPds): Promise<Frame[]> {
-  const { wire } = await pds.store.log.read(0, { bytes: 1e9 })
-  const found: Frame[] = []
-  for (const message of wire) {
-    for (let at = 0; at < message.length; ) {
-      const view = new DataView(message.buffer, message.byteOffset)
-      const short = message[at + 1]! & 0x7f
-      const [size, start] =
-        short < 126 ? [short, 2] : short === 126 ? [view.getUint16(at + 2), 4] : [Number(view.getBigUint64(at + 2)), 10]
-      found.push(decodeFrame(message.subarray(at + start, at + start + size)))
-      at += start + size
-    }
-  }
-  return found
-}
-const storyOf = async (pds: NetworkedPds, did: string) =>
-  (await frames(pds)).filter(({ body }) => body.did === did || body.repo === did).map(({ t }) => t)
 
 /** An identity in the directory whose key the test holds. */
 async function foreignIdentity(pds: NetworkedPds, handle = 'mover.example.com') {
@@ -71,7 +52,7 @@ test('a new account has an identity that names this server and tells the world i
   const data = pds.network.plc.directory.data(did)
   assert.equal(data.rotationKeys.length, 3)
   assert.deepEqual(data.rotationKeys.slice(0, 2), [recovery, operator])
-  assert.deepEqual(await storyOf(pds, did), ['#identity', '#account', '#commit', '#sync'])
+  assert.deepEqual(await kindsOf(pds, did), ['#identity', '#account', '#commit', '#sync'])
   const repo = await pds.get('com.atproto.repo.describeRepo', { repo: did })
   assert.deepEqual([repo.json.handle, repo.json.handleIsCorrect, repo.json.collections], ['alice.test', true, []])
 })
@@ -167,7 +148,7 @@ test('a directory that refuses or is down leaves no account', async t => {
   const dead = await create(pds, wanted('alice'))
   assert.equal(dead.status, 502)
   assert.equal(await pds.store.accounts.count(), 0)
-  assert.deepEqual(await frames(pds), [])
+  assert.deepEqual(await framesOf(pds), [])
 })
 
 test('an identity without an account is ended again', async t => {
@@ -193,7 +174,7 @@ test('an identity without an account is ended again', async t => {
   ])
   assert.equal(pds.network.plc.directory.log(asDid(taken)).at(-1)?.operation.type, 'plc_tombstone')
   assert.equal(await pds.store.accounts.byDid(asDid(taken)), null)
-  assert.deepEqual(await storyOf(pds, taken), [])
+  assert.deepEqual(await kindsOf(pds, taken), [])
 })
 
 test('of many who want one name at once, one gets it and no identity is wasted', async t => {
@@ -225,7 +206,7 @@ test('an account that moves here proves its DID, comes deactivated, and nobody h
   const state = await pds.store.repos.state(mover.did)
   assert.deepEqual([state?.status, state?.key.secret], ['deactivated', new Uint8Array(32).fill(7)])
   assert.equal(await pds.store.tickets.reservedKey(mover.did), null, 'a key is given out once')
-  assert.deepEqual(await frames(pds), [])
+  assert.deepEqual(await framesOf(pds), [])
   const status = await pds.get('com.atproto.sync.getRepoStatus', { did: mover.did })
   assert.deepEqual(status.json, { did: mover.did, active: false, status: 'deactivated' })
   const again = await create(pds, wanted('mover2', { did: mover.did }), mover.token())
