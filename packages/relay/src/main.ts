@@ -86,10 +86,11 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     observer: {
       opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
       ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
-      failed: ground.onError,
+      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
     },
   })
   const http = serve(ground, running, subscription)
+  const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
   const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => prune(ground), PRUNE_MS)]
   for (const timer of timers) timer.unref()
   let url = ''
@@ -101,7 +102,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     for (const timer of timers) clearInterval(timer)
     await running.fold.save()
     await subscription.close()
-    await http.close()
+    await Promise.all([http.close(), scraped?.close()])
     await running.verifiers.close()
     await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
     await events.close()
@@ -113,6 +114,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       return url
     },
     async listen() {
+      if (scraped && settings.metricsBind) await listen(scraped, addressOf(settings.metricsBind))
       url = await listen(http, addressOf(settings.bind))
       log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
       running.upstreams.start().catch(ground.onFatal)
@@ -271,6 +273,13 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
   return http
 }
 
+/** Metrics alone, on an address that is not public. */
+function serveMetrics({ log, metrics, userAgent }: Ground) {
+  const http = createHttp({ log, product: userAgent, cors: () => false })
+  http.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()))
+  return http
+}
+
 function prune({ events, settings, now, onError }: Ground): void {
   const bytes = settings.replayBytes ?? Number.POSITIVE_INFINITY
   events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
@@ -292,6 +301,6 @@ async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): 
 /** `host:port` or `:port`. */
 function addressOf(bind: string): { host: string; port: number } {
   const [, host = '', port = ''] = /^(.*):(\d+)$/.exec(bind) ?? []
-  if (port === '') throw new Error(`RELAY_API_BIND has to be host:port or :port, not ${bind}`)
+  if (port === '') throw new Error(`an address to listen on has to be host:port or :port, not ${bind}`)
   return { host: host.replace(/^\[|\]$/g, '') || '::', port: Number(port) }
 }
