@@ -80,10 +80,9 @@ export const settings = defineSettings(
     },
     disableSsrfProtection: {
       type: 'bool',
-      default: false,
       env: ['PDS_DISABLE_SSRF_PROTECTION'],
       flag: '--disable-ssrf-protection',
-      doc: 'Development: outbound requests may reach loopback and private addresses, and use plain http.',
+      doc: 'Outbound requests may reach loopback and private addresses, and use plain http. Default: in development mode.',
       section: 'Service',
     },
     dataDirectory: {

@@ -6,7 +6,7 @@ import { SigningKey } from '@millisky/core/crypto'
 import { withSeq } from '@millisky/core/event'
 import { TidClock } from '@millisky/core/tid'
 import { type Db, openDb } from '@millisky/server/db/db'
-import { type FetchBytes, Fetcher } from '@millisky/server/fetch'
+import { type FetchBytes, Fetcher, type LookupAll } from '@millisky/server/fetch'
 import { addHealth, createHttp, listen } from '@millisky/server/http'
 import { dnsTxt, Identities } from '@millisky/server/identity'
 import { Lanes } from '@millisky/server/lanes'
@@ -20,7 +20,9 @@ import type { FastifyInstance } from 'fastify'
 import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addIdentityApi } from './api/identity.ts'
+import { addModerationApi } from './api/moderation.ts'
 import { addPreferencesApi } from './api/preferences.ts'
+import { addProxiedApi } from './api/proxied.ts'
 import { addRepoApi } from './api/repo.ts'
 import { addServerApi } from './api/server.ts'
 import { addAppPasswordApi } from './api/server-app-passwords.ts'
@@ -45,6 +47,9 @@ import { Lifecycle } from './lifecycle.ts'
 import { Mailer } from './mail.ts'
 import { MailCodes } from './mail-codes.ts'
 import type { PlcDirectory } from './plc-client.ts'
+import { servicesOf } from './proxy/services.ts'
+import { Targets } from './proxy/targets.ts'
+import { type SendOn, ServiceProxy } from './proxy.ts'
 import { createLimits, type Limits } from './rates.ts'
 import { Repos } from './repos.ts'
 import { ServiceTokens } from './service-auth.ts'
@@ -62,6 +67,8 @@ export interface PdsParts {
   now?: () => number
   /** Reaches the directory, relays and strangers. */
   fetch?: FetchBytes
+  /** Finds addresses of strangers; default the system's. */
+  lookup?: LookupAll
   blobs?: BlobDriver
 }
 
@@ -82,6 +89,8 @@ export interface Pds {
 const SUBSCRIBE_PATH = '/xrpc/com.atproto.sync.subscribeRepos'
 const HOUSEKEEPING_MS = 10 * 60_000
 const JWT_SECRET_BYTES = 32
+/** Every app's every view comes through one host. */
+const APP_VIEW_CONNECTIONS = 256
 
 /** Opens the database; {@link Pds.listen} then begins to serve. */
 export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Promise<Pds> {
@@ -89,7 +98,7 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
   const names = serviceNames(settings, settings.port === 0 ? await freePort() : settings.port)
   const port = settings.port === 0 ? Number(new URL(names.publicUrl).port) : settings.port
   const core = await openCore(settings, log, now, parts.blobs)
-  const outside = openOutside(settings, names, version, log, now, parts.fetch)
+  const outside = openOutside(settings, names, version, log, now, parts)
   core.onCommit = () => outside.crawlers.notify()
   const http = createHttp({ log, product: `millisky-pds/${version}`, trustProxy: settings.trustProxy })
   const subscription = new Subscription({ log: core.store.log, now })
@@ -173,6 +182,8 @@ interface Outside {
   fetch: FetchBytes
   /** For hosts that the operator names, which may lie in a private network. */
   trustedFetch: FetchBytes
+  /** The same two for requests that are passed on. */
+  send: { strangers: SendOn; trusted: SendOn }
   crawlers: Crawlers
   mailer: Mailer
   moderationMailer: Mailer
@@ -185,11 +196,12 @@ function openOutside(
   version: string,
   log: Logger,
   now: () => number,
-  given: FetchBytes | undefined,
+  { fetch: given, lookup }: Pick<PdsParts, 'fetch' | 'lookup'>,
 ): Outside {
   const userAgent = `millisky-pds/${version}`
-  const strangers = new Fetcher({ userAgent, allowPrivate: settings.disableSsrfProtection })
-  const trusted = new Fetcher({ userAgent, allowPrivate: true })
+  const allowPrivate = settings.disableSsrfProtection ?? settings.devMode
+  const strangers = new Fetcher({ userAgent, allowPrivate, ...(lookup ? { lookup } : {}) })
+  const trusted = new Fetcher({ userAgent, allowPrivate: true, connectionsPerHost: APP_VIEW_CONNECTIONS })
   const fetch: FetchBytes = given ?? ((url, options) => strangers.fetch(url, options))
   const trustedFetch: FetchBytes = given ?? ((url, options) => trusted.fetch(url, options))
   const crawlers = new Crawlers({
@@ -203,6 +215,10 @@ function openOutside(
   return {
     fetch,
     trustedFetch,
+    send: {
+      strangers: (url, options) => strangers.exchange(url, options),
+      trusted: (url, options) => trusted.exchange(url, options),
+    },
     crawlers,
     ...mailers,
     async close() {
@@ -266,8 +282,11 @@ async function addMethods(parts: MethodParts): Promise<void> {
   const access = createAccess({ tokens, serviceTokens, accounts: store.accounts, adminPassword, modServiceDid })
   const sessions = new Sessions({ store, tokens, now })
   const limits = settings.rateLimits ? createLimits() : undefined
+  const targets = new Targets({ services: servicesOf(settings), identities })
+  const proxy = new ServiceProxy({ ...parts.send, targets, repos, access, settings, now })
   const xrpc = new Xrpc(http, {
     log,
+    fallback: proxy.serve,
     checkReplies: devMode,
     rates: limits ? [{ limit: limits.all, key: request => addressKey(request.ip) }] : [],
     bypass: bypassOf({ key: settings.rateBypassKey, ips: settings.rateBypassIps }),
@@ -280,11 +299,14 @@ async function addMethods(parts: MethodParts): Promise<void> {
     identities,
     writeLimits: limits?.writes,
     uploadLimits: limits?.uploads,
+    elsewhere: proxy.foreignRecord,
   })
   addSyncApi(xrpc, { store, exports: new Exports(store), access, exportLimits: limits?.exports })
   addBlobApi(xrpc, { store, blobs, access })
   addServerApi(xrpc, { settings, names, store, access, accounts, sessions, limits })
-  addPreferencesApi(xrpc, { store, access, now })
+  addPreferencesApi(xrpc, { store, access, elsewhere: proxy.elsewhere, now })
+  addProxiedApi(xrpc, { settings, names, store, access, proxy, now, log })
+  addModerationApi(xrpc, { access, proxy })
   addAccountMethods(xrpc, { ...shared, accounts, access, limits })
   addWellKnown(http, { store, names, version })
   addHealth(http, version, () => store.ping())

@@ -30,7 +30,7 @@
 import { Readable } from 'node:stream'
 import { l } from '@atproto/lex-schema'
 import { fromUtf8 } from '@millisky/core/bytes'
-import { Refused } from '@millisky/core/errors'
+import { Refused, Unavailable } from '@millisky/core/errors'
 import { jsonToValue } from '@millisky/core/json'
 import { check } from '@millisky/core/lexicon/check'
 import { procedures, queries, subscriptions } from '@millisky/core/lexicon/gen/methods'
@@ -152,6 +152,8 @@ export interface MethodOptions<M extends Method, A> {
   readonly rates?: readonly RateRule<Call<M, A>>[]
   /** The limits of all methods do not apply. */
   readonly exempt?: boolean
+  /** Answers in place of the method, before parameters, caller and body are looked at; undefined lets the method answer. */
+  readonly instead?: (request: FastifyRequest, reply: FastifyReply, nsid: Nsid) => Promise<RawReply> | undefined
   /** The body is kept as JSON and not as data: `$link` and `$bytes` in it stay as they are, fractions are allowed. */
   readonly plainInput?: boolean
 }
@@ -227,8 +229,8 @@ export class Xrpc {
 
   #add<M extends Method, A>(schema: M, verb: 'GET' | 'POST', options: MethodOptions<M, A>, handler: Handler<M, A>) {
     const nsid = schema.nsid as string as Nsid
-    const { auth, rates } = options
-    const { bypass, rates: common } = this.#options
+    const { auth, instead, rates } = options
+    const { bypass, log, rates: common } = this.#options
     const readParams = paramsReader(schema)
     const readInput = inputReader(schema, options)
     const send = this.#sender(schema)
@@ -243,6 +245,8 @@ export class Xrpc {
         const free = (limited || rates !== undefined) && bypass !== undefined && bypass(request)
         let allowance: Allowance | undefined
         if (limited && !free) allowance = await applyRates(common, request, reply)
+        const other = instead?.(request, reply, nsid)
+        if (other) return sendRaw(reply, await other, log)
         const params = readParams(queryOf(request.raw.url!)) as Params<M>
         const caller = (auth ? await this.#authenticate(auth, request, { nsid, params, reply }) : undefined) as A
         const input = (verb === 'POST' || hasBody(request.raw) ? await readInput(request) : undefined) as Input<M>
@@ -321,7 +325,10 @@ function sendRaw(reply: FastifyReply, { encoding, body, headers, status }: RawRe
   }
   stream.once('error', error => {
     // A caller that went away is no failure of ours.
-    if (!reply.raw.destroyed) log.error({ err: error, method: pathOf(reply.request) }, 'reply stream failed')
+    if (reply.raw.destroyed) return
+    // Nor is another service's that was passed on.
+    const level = error instanceof Unavailable ? 'warn' : 'error'
+    log[level]({ err: error, method: pathOf(reply.request) }, 'reply stream failed')
   })
   return reply.send(stream)
 }

@@ -4,7 +4,7 @@ import { Refused } from '@millisky/core/errors'
 import { jsonToValue, valueToJson } from '@millisky/core/json'
 import { main as getPreferences } from '@millisky/core/lexicon/gen/app/bsky/actor/getPreferences'
 import { main as putPreferences } from '@millisky/core/lexicon/gen/app/bsky/actor/putPreferences'
-import type { Xrpc } from '@millisky/server/xrpc'
+import type { MethodOptions, Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess, SessionUser } from '../access.ts'
 import type { Preference, Store } from '../store/store.ts'
 
@@ -19,18 +19,20 @@ const PREFERENCES_BYTES_MAX = 1_000_000
 export interface PreferencesApiParts {
   store: Store
   access: PdsAccess
+  /** Answers what is meant for another app view. */
+  elsewhere: MethodOptions<never, never>['instead'] & {}
   /** Milliseconds since 1970. */
   now: () => number
 }
 
 /** Adds the methods. */
-export function addPreferencesApi(xrpc: Xrpc, { store, access, now }: PreferencesApiParts): void {
+export function addPreferencesApi(xrpc: Xrpc, { store, access, elsewhere, now }: PreferencesApiParts): void {
   const accountId = async ({ did }: SessionUser) => {
     const account = await store.accounts.byDid(did)
     if (!account) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
     return account.id
   }
-  xrpc.query(getPreferences, { auth: access.session({ takendown: true }) }, async ({ auth }) => {
+  xrpc.query(getPreferences, { auth: access.session({ takendown: true }), instead: elsewhere }, async ({ auth }) => {
     const kept = await store.accounts.preferences(await accountId(auth))
     const values = kept.map(({ json }) => jsonToValue(json) as Obj)
     const visible = values.filter(({ $type }) => auth.isFull || !FULL_ACCESS_ONLY.has($type as string))
@@ -38,7 +40,7 @@ export function addPreferencesApi(xrpc: Xrpc, { store, access, now }: Preference
   })
   xrpc.procedure(
     putPreferences,
-    { auth: access.session({ unlessTakendown: true }), bodyBytesMax: PREFERENCES_BYTES_MAX },
+    { auth: access.session({ unlessTakendown: true }), bodyBytesMax: PREFERENCES_BYTES_MAX, instead: elsewhere },
     async ({ input, auth }) => {
       const given = (input.preferences as readonly Obj[]).map(toPreference).filter(({ type }) => type !== DECLARED_AGE)
       if (given.length > PREFERENCES_MAX)
