@@ -96,7 +96,8 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   let url = ''
   let closing: Promise<void> | null = null
   const close = async () => {
-    await running.upstreams.close()
+    // A host whose events wait for identities is not waited for longer than that.
+    await Promise.race([running.upstreams.close(), sleep(DRAIN_MS, undefined, { ref: false })])
     await Promise.race([running.ingest.idle(), sleep(DRAIN_MS, undefined, { ref: false })])
     await running.appender.idle()
     for (const timer of timers) clearInterval(timer)

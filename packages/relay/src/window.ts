@@ -44,10 +44,4 @@ export class Window {
     }
     return moved
   }
-
-  /** Goes on from elsewhere once what is under way is done. @throws Error while there is anything */
-  reset(cursor: number | null): void {
-    if (this.size > 0) throw new Error('events are under way')
-    this.cursor = cursor
-  }
 }
