@@ -96,6 +96,11 @@ export class Lifecycle {
     })
   }
 
+  /** Tells the account's status once more. */
+  announceStatus(did: Did): Promise<void> {
+    return this.#change(did, {}, async after => [this.#accountEvent(after)])
+  }
+
   /** Asks everybody to look the identity up again. */
   announceIdentity(did: Did): Promise<void> {
     return this.#change(did, {}, async after => [pending(did, identityEvent(after, this.#time()))])

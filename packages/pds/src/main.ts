@@ -19,6 +19,9 @@ import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
 import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
+import { addAdminAccountApi } from './api/admin-accounts.ts'
+import { addAdminInviteApi } from './api/admin-invites.ts'
+import { addAdminSubjectApi } from './api/admin-subjects.ts'
 import { addIdentityApi } from './api/identity.ts'
 import { addModerationApi } from './api/moderation.ts'
 import { addPreferencesApi } from './api/preferences.ts'
@@ -33,6 +36,7 @@ import { addStatusApi } from './api/server-status.ts'
 import { addServiceAuthApi } from './api/service-auth.ts'
 import { addSyncApi } from './api/sync.ts'
 import { addBlobApi } from './api/sync-blob.ts'
+import { addTempApi } from './api/temp.ts'
 import { addWellKnown } from './api/well-known.ts'
 import { createDiskBlobs } from './blobs/disk.ts'
 import { type BlobDriver, Blobs } from './blobs.ts'
@@ -129,9 +133,12 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
       closing ??= (async () => {
         await housekeeping.stop()
         await outside.crawlers.close()
-        await http.close()
+        // It closes when the last connection has, and consumers stay connected until they are told to leave.
+        const closed = http.close()
         await core.lanes.idle()
         await subscription.close()
+        await closed
+        await core.lanes.idle()
         await outside.close()
         await core.store.close()
       })()
@@ -336,6 +343,10 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   const didUpdates = new DidUpdates(parts)
   addStatusApi(xrpc, { ...parts, didUpdates })
   addIdentityApi(xrpc, { ...parts, codes, didUpdates })
+  addAdminAccountApi(xrpc, { ...parts, credentials, didUpdates })
+  addAdminInviteApi(xrpc, parts)
+  addAdminSubjectApi(xrpc, { ...parts, credentials, didUpdates })
+  addTempApi(xrpc, { ...parts, credentials })
 }
 
 async function keptSecret(store: Store): Promise<string> {

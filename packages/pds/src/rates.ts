@@ -25,6 +25,7 @@ export function createLimits(
     logins: [limit('login-day', 300, DAY), limit('login', 30, 5 * MINUTE)],
     /** For each address. */
     signUps: [limit('sign-up', 100, 5 * MINUTE)],
+    handleChecks: [limit('handle-check', 100, 5 * MINUTE)],
     keyReservations: [limit('reserve-key', 100, 5 * MINUTE)],
     deletions: [limit('delete-account', 50, 5 * MINUTE)],
     resets: [limit('reset-password', 50, 5 * MINUTE)],

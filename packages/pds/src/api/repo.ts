@@ -135,7 +135,7 @@ function addReads(xrpc: Xrpc, parts: Parts): void {
       throw new Refused('InvalidRequest', 'Could not locate record')
     }
     const uri = `at://${account.did}/${collection}/${rkey}`
-    const record = await store.repos.record(account.id, `${collection}/${rkey}`)
+    const record = await shownRecord(store, account, `${collection}/${rkey}`)
     if (!record || (cid !== undefined && record.cid.toString() !== cid)) {
       throw new Refused('RecordNotFound', `Could not locate record: ${uri}`)
     }
@@ -146,7 +146,9 @@ function addReads(xrpc: Xrpc, parts: Parts): void {
     const account = await activeAccount(store, repo)
     if (!account) throw new Refused('InvalidRequest', `Could not find repo: ${repo}`)
     const found = await store.repos.records(account.id, { collection, limit, reverse, ...(cursor ? { cursor } : {}) })
-    const records = found.map(({ path, cid, bytes }) => {
+    const hidden = account.hasRecordTakedowns ? await store.takedowns.paths(account.id) : null
+    const shown = hidden ? found.filter(({ path }) => !hidden.has(path)) : found
+    const records = shown.map(({ path, cid, bytes }) => {
       return { uri: `at://${account.did}/${path}`, cid: cid.toString(), value: decode(bytes) as Obj }
     })
     return { records, cursor: found.at(-1)?.path.slice(collection.length + 1) }
@@ -226,6 +228,12 @@ async function ownRepo({ store }: Parts, repo: AtIdentifier, { did }: User): Pro
   const account = isDid(repo) ? null : await store.accounts.byHandle(repo)
   if (account?.did !== did) throw new Refused('AuthenticationRequired', 'Authentication Required', 401)
   return did
+}
+
+/** The record, unless it is taken down. */
+async function shownRecord(store: Store, { id, hasRecordTakedowns }: Account, path: string) {
+  if (hasRecordTakedowns && (await store.takedowns.get(id, path)) !== null) return null
+  return store.repos.record(id, path)
 }
 
 function accountOf(store: Store, repo: AtIdentifier): Promise<Account | null> {

@@ -4,6 +4,7 @@
  * Times are milliseconds since 1970, CIDs are binary, `rev` is text. Records and tree nodes lie in rowid tables: on SQLite
  * wide rows in a WITHOUT ROWID table cost three to four times as much.
  */
+import type { PostgresDb, SqliteDb } from '@millisky/server/db/db'
 import type { Migration } from '@millisky/server/db/migrate'
 import { EVENT_LOG_MIGRATION } from '@millisky/server/log/sql'
 import { type Generated, type RawBuilder, sql } from 'kysely'
@@ -21,6 +22,8 @@ export interface AccountTable {
   suspended_at: number | null
   takedown: string | null
   invites_disabled: number
+  /** How many of its records are taken down. */
+  record_takedowns: Generated<number>
 }
 
 /** One row for each account: where its repository stands, and the key that signs it. */
@@ -50,6 +53,13 @@ export interface RecordTable {
   cid: Uint8Array
   rev: string
   bytes: Uint8Array
+}
+
+/** Records that are not shown, by the moderator's reference; their bytes and proofs stay. */
+export interface RecordTakedownTable {
+  account: number
+  path: string
+  reference: string
 }
 
 /** Which records like, follow or repost what. */
@@ -141,6 +151,7 @@ export interface PdsSchema {
   repo: RepoTable
   node: NodeTable
   record: RecordTable
+  record_takedown: RecordTakedownTable
   record_subject: RecordSubjectTable
   record_blob: RecordBlobTable
   blob: BlobTable
@@ -154,11 +165,15 @@ export interface PdsSchema {
   secret: SecretTable
 }
 
+/** The open database of a PDS. */
+export type PdsDb = SqliteDb<PdsSchema> | PostgresDb<PdsSchema>
+
 /** Tables whose rows belong to one account and go with it; `account` itself is not among them. */
 export const ACCOUNT_TABLES = [
   'repo',
   'node',
   'record',
+  'record_takedown',
   'record_subject',
   'record_blob',
   'blob',
@@ -228,5 +243,17 @@ const tables: Migration = {
   },
 }
 
+const takedowns: Migration = {
+  name: 'takedowns of records',
+  async up(schema, c, kind) {
+    const narrow = kind === 'sqlite' ? sql` strict, without rowid` : sql``
+    await sql`create table record_takedown (
+      account ${c.bigint} not null, path ${c.text} not null, reference ${c.text} not null,
+      primary key (account, path))${narrow}`.execute(schema)
+    // Nearly nobody has one: so whoever has none pays for no look into the table.
+    await sql`alter table account add column record_takedowns ${c.integer} not null default 0`.execute(schema)
+  },
+}
+
 /** The history of the schema. */
-export const migrations: readonly Migration[] = [EVENT_LOG_MIGRATION, tables]
+export const migrations: readonly Migration[] = [EVENT_LOG_MIGRATION, tables, takedowns]

@@ -2,7 +2,7 @@
 import { Refused } from '@millisky/core/errors'
 import type { Did, Handle } from '@millisky/core/syntax'
 import { type Db, isUniqueViolation, type Tx } from '@millisky/server/db/db'
-import type { Selectable } from 'kysely'
+import { type Selectable, sql } from 'kysely'
 import { ACCOUNT_TABLES, type AccountTable, type PdsSchema } from './schema.ts'
 import type { EventAppender } from './sql-events.ts'
 import { type Account, type AccountId, type AccountPatch, type AccountStore, type NewAccount, Taken } from './store.ts'
@@ -19,6 +19,7 @@ const COLUMNS = [
   'suspended_at',
   'takedown',
   'invites_disabled',
+  'record_takedowns',
 ] as const
 
 /** A row without what only `password` may read. */
@@ -37,6 +38,7 @@ export function accountOf(row: AccountRow): Account {
     suspendedAt: row.suspended_at,
     takedown: row.takedown,
     invitesDisabled: row.invites_disabled === 1,
+    hasRecordTakedowns: row.record_takedowns > 0,
   }
 }
 
@@ -92,6 +94,11 @@ export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): Ac
         .select(eb => eb.fn.countAll().as('n'))
         .executeTakeFirstOrThrow()
       return Number(n)
+    },
+    async searchByEmail(text, after, limit) {
+      const pattern = `%${text.toLowerCase().replace(/[\\%_]/g, '\\$&')}%`
+      const found = select().where(sql<boolean>`email like ${pattern} escape '\\'`).where('id', '>', after)
+      return (await found.orderBy('id').limit(limit).execute()).map(accountOf)
     },
     async dueForDeletion(now, limit) {
       const due = select().where('deactivated_at', 'is not', null).where('delete_after', '<=', now)

@@ -9,28 +9,18 @@ export function createTicketStore(db: Db<PdsSchema>): TicketStore {
   return { ...invites(db), ...emailTokens(db), ...keys(db) }
 }
 
-type Invites = Pick<TicketStore, 'addInvites' | 'addOwnInvites' | 'invite' | 'invitesFor' | 'disableInvites'>
+type Invites = Pick<
+  TicketStore,
+  'addInvites' | 'addOwnInvites' | 'invite' | 'invitesFor' | 'invitedBy' | 'listInvites' | 'disableInvites'
+>
 
 function invites(db: Db<PdsSchema>): Invites {
   const { kysely } = db
-  const usesOf = async (codes: string[]) => {
-    const rows =
-      codes.length === 0
-        ? []
-        : await kysely.selectFrom('invite_use').selectAll().where('code', 'in', codes).orderBy('used_at').execute()
-    return Map.groupBy(rows, row => row.code)
-  }
   const withUses = async (rows: InviteTable[]): Promise<InviteCode[]> => {
-    const uses = await usesOf(rows.map(row => row.code))
-    return rows.map(row => ({
-      code: row.code,
-      uses: row.uses,
-      disabled: row.disabled === 1,
-      forAccount: row.for_account,
-      createdBy: row.created_by,
-      createdAt: row.created_at,
-      usedBy: (uses.get(row.code) ?? []).map(use => ({ did: use.did as Did, at: use.used_at })),
-    }))
+    const codes = rows.map(row => row.code)
+    const used = kysely.selectFrom('invite_use').selectAll().where('code', 'in', codes).orderBy('used_at')
+    const uses = Map.groupBy(codes.length === 0 ? [] : await used.execute(), row => row.code)
+    return rows.map(row => inviteOf(row, uses.get(row.code) ?? []))
   }
   return {
     async addInvites(codes) {
@@ -62,6 +52,35 @@ function invites(db: Db<PdsSchema>): Invites {
       const own = kysely.selectFrom('invite').selectAll().where('for_account', '=', account)
       return withUses(await own.orderBy('created_at').orderBy('code').execute())
     },
+    async invitedBy(did) {
+      const used = kysely.selectFrom('invite_use').select('code').where('did', '=', did)
+      const rows = await kysely.selectFrom('invite').selectAll().where('code', 'in', used).limit(1).execute()
+      return (await withUses(rows))[0] ?? null
+    },
+    async listInvites({ sort, limit, after }) {
+      const counted = kysely
+        .selectFrom('invite')
+        .selectAll('invite')
+        .select(eb =>
+          eb
+            .selectFrom('invite_use')
+            .select(eb => eb.fn.countAll<number>().as('n'))
+            .whereRef('invite_use.code', '=', 'invite.code')
+            .as('used'),
+        )
+      const key = sort === 'recent' ? 'created_at' : 'used'
+      let page = kysely
+        .selectFrom(counted.as('i'))
+        .selectAll()
+        .orderBy(key, 'desc')
+        .orderBy('code', 'desc')
+        .limit(limit)
+      if (after) {
+        const { primary, code } = after
+        page = page.where(eb => eb.or([eb(key, '<', primary), eb.and([eb(key, '=', primary), eb('code', '<', code)])]))
+      }
+      return withUses(await page.execute())
+    },
     async disableInvites(codes, accounts) {
       await db.transaction(async tx => {
         const disable = () => tx.kysely.updateTable('invite').set({ disabled: 1 })
@@ -69,6 +88,18 @@ function invites(db: Db<PdsSchema>): Invites {
         for (const account of accounts) await disable().where('for_account', '=', account).execute()
       })
     },
+  }
+}
+
+function inviteOf(row: InviteTable, uses: { did: string; used_at: number }[]): InviteCode {
+  return {
+    code: row.code,
+    uses: row.uses,
+    disabled: row.disabled === 1,
+    forAccount: row.for_account,
+    createdBy: row.created_by,
+    createdAt: row.created_at,
+    usedBy: uses.map(use => ({ did: use.did as Did, at: use.used_at })),
   }
 }
 

@@ -1,17 +1,17 @@
 /** The store over SQL: one database for state and events, SQLite or PostgreSQL. */
-import type { Db } from '@millisky/server/db/db'
 import type { SqlLog } from '@millisky/server/log/sql'
-import type { PdsSchema } from './schema.ts'
+import type { PdsDb } from './schema.ts'
 import { createAccountStore } from './sql-accounts.ts'
 import { createBlobStore } from './sql-blobs.ts'
 import { appenderOf } from './sql-events.ts'
 import { createRepoStore } from './sql-repos.ts'
 import { createSessionStore } from './sql-sessions.ts'
+import { createTakedownStore } from './sql-takedowns.ts'
 import { createTicketStore } from './sql-tickets.ts'
 import type { Store } from './store.ts'
 
 /** @param log - Lies in the same database. Closed with the store. */
-export function createSqlStore(db: Db<PdsSchema>, log: SqlLog): Store {
+export function createSqlStore(db: PdsDb, log: SqlLog): Store {
   const ping = db.prepare(db.kysely.selectFrom('secret').select('name').limit(1))
   const events = appenderOf(log)
   return {
@@ -20,6 +20,7 @@ export function createSqlStore(db: Db<PdsSchema>, log: SqlLog): Store {
     tickets: createTicketStore(db),
     repos: createRepoStore(db, events),
     blobs: createBlobStore(db),
+    takedowns: createTakedownStore(db),
     log,
     async ping() {
       await db.get(ping, [])

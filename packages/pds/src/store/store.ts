@@ -39,6 +39,8 @@ export interface Account {
   /** The moderator's reference of a takedown; null if not taken down. */
   takedown: string | null
   invitesDisabled: boolean
+  /** Whether any of its records is taken down, see {@link TakedownStore}. */
+  hasRecordTakedowns: boolean
 }
 
 /** The status that others are told: the strictest of those that apply. */
@@ -95,7 +97,7 @@ export interface NewAccount {
 }
 
 /** What of an account can be changed; absent fields stay. */
-export type AccountPatch = Partial<Omit<Account, 'id' | 'did' | 'createdAt'>> & {
+export type AccountPatch = Partial<Omit<Account, 'id' | 'did' | 'createdAt' | 'hasRecordTakedowns'>> & {
   password?: string | null
   key?: StoredKey
 }
@@ -116,6 +118,8 @@ export interface AccountStore {
   remove(id: AccountId, events: PendingEvent[]): Promise<void>
   /** In order of id, `after` excluded. */
   list(after: AccountId, limit: number): Promise<Account[]>
+  /** Whose address holds this text, without regard to case; in order of id, `after` excluded. */
+  searchByEmail(text: string, after: AccountId, limit: number): Promise<Account[]>
   count(): Promise<number>
   /** Deactivated, with a time of deletion that is over by `now`. */
   dueForDeletion(now: number, limit: number): Promise<Account[]>
@@ -199,6 +203,14 @@ export interface TicketStore {
   invite(code: string): Promise<InviteCode | null>
   /** In order of creation. */
   invitesFor(account: string): Promise<InviteCode[]>
+  /** The one that an account came by. */
+  invitedBy(did: Did): Promise<InviteCode | null>
+  /** All, the newest or the most used first; `after` is the last of the page before: its time or uses, and its code. */
+  listInvites(list: {
+    sort: 'recent' | 'usage'
+    limit: number
+    after?: { primary: number; code: string }
+  }): Promise<InviteCode[]>
   /** By code, and all of an account's. */
   disableInvites(codes: string[], accounts: string[]): Promise<void>
   /** Replaces the one there was. */
@@ -341,12 +353,23 @@ export interface BlobStore {
   removeLoose(account: AccountId, cid: Cid, cutoff: number): Promise<boolean>
 }
 
+/** Records that moderators have taken down. They are not shown by `com.atproto.repo.*`; what is written there next is not either. */
+export interface TakedownStore {
+  /** The moderator's reference, or null for lifting it. */
+  set(account: AccountId, path: string, reference: string | null): Promise<void>
+  /** The reference, or null. */
+  get(account: AccountId, path: string): Promise<string | null>
+  /** All paths of an account. */
+  paths(account: AccountId): Promise<Set<string>>
+}
+
 export interface Store {
   accounts: AccountStore
   sessions: SessionStore
   tickets: TicketStore
   repos: RepoStore
   blobs: BlobStore
+  takedowns: TakedownStore
   /** What subscribers read. */
   log: Log
   /** Throws if the database does not answer. */
