@@ -222,6 +222,7 @@ export class ServiceProxy {
       bytesMax: settings.proxyAnswerBytesMax,
       headersTimeoutMs: settings.proxyHeadersTimeoutMs,
       bodyTimeoutMs: settings.proxyBodyTimeoutMs,
+      failure: unreachable,
       ...(body !== undefined ? { body } : {}),
       ...(signal ? { signal } : {}),
     }

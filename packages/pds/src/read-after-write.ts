@@ -13,7 +13,6 @@ import { asNsid, type Did, isTid, type Nsid } from '@millisky/core/syntax'
 import type { Logger } from '@millisky/server/trace'
 import { type Call, type RawReply, raw } from '@millisky/server/xrpc'
 import type { SessionUser } from './access.ts'
-import { unreachable } from './proxy/failures.ts'
 import { decode, readAll } from './proxy/reading.ts'
 import type { Service } from './proxy/services.ts'
 import { passedReply, type ServiceProxy } from './proxy.ts'
@@ -53,9 +52,7 @@ export class ReadAfterWrite {
     if (request.method === 'HEAD' || !isJson(passed.headers)) return passedReply(passed)
     const news = await this.#newsSince(auth.did, passed.headers)
     if (!news) return passedReply(passed)
-    const bytes = await readAll(passed.body, WIRE_BYTES_MAX).catch(error => {
-      throw unreachable(error)
-    })
+    const bytes = await readAll(passed.body, WIRE_BYTES_MAX)
     const { log } = this.#parts
     try {
       const text = await decode(bytes, passed.headers['content-encoding'], ANSWER_BYTES_MAX)

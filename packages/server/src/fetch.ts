@@ -82,6 +82,8 @@ export interface ExchangeOptions {
   bodyTimeoutMs: number
   /** Gives up waiting for the headers; later, destroy the body. */
   signal?: AbortSignal
+  /** What failures of the answer's body are turned into. */
+  failure?: (cause: unknown) => Error
 }
 
 /** An answer that is passed on: any status, nothing decoded. The caller reads or destroys the body. */
@@ -284,6 +286,7 @@ export class Fetcher {
    */
   async exchange(url: string | URL, options: ExchangeOptions): Promise<Exchange> {
     const { method, headers, body = null, bytesMax, headersTimeoutMs, bodyTimeoutMs, signal } = options
+    const failure = options.failure ?? ((cause: unknown) => cause as Error)
     const target = checkUrl(url, this.reach)
     try {
       const response = await request(target, {
@@ -300,7 +303,11 @@ export class Fetcher {
         response.body.on('error', () => {}).destroy()
         throw tooBig(target, bytesMax)
       }
-      return { status, headers: answered, body: metered(response.body, target, bytesMax, bodyTimeoutMs * 10) }
+      return {
+        status,
+        headers: answered,
+        body: metered(response.body, target, { bytesMax, timeoutMs: bodyTimeoutMs * 10, failure }),
+      }
     } catch (error) {
       throw translate(error, target)
     }
@@ -321,23 +328,27 @@ const tooBig = (url: URL, bytesMax: number) =>
   new Unavailable('UpstreamFailure', `${url.origin} sent more than ${bytesMax} bytes`, 502)
 
 /** The body as it comes, up to its bounds of size and time; destroying it drops the connection. */
-function metered(body: Readable, url: URL, bytesMax: number, timeoutMs: number): Readable {
+function metered(
+  body: Readable,
+  url: URL,
+  { bytesMax, timeoutMs, failure }: { bytesMax: number; timeoutMs: number; failure: (cause: unknown) => Error },
+): Readable {
   let size = 0
   const meter = new Transform({
     transform(chunk: Uint8Array, _encoding, done) {
       size += chunk.byteLength
-      if (size > bytesMax) done(tooBig(url, bytesMax))
+      if (size > bytesMax) done(failure(tooBig(url, bytesMax)))
       else done(null, chunk)
     },
   })
-  const timer = setTimeout(() => meter.destroy(tooSlow(url)), timeoutMs)
+  const timer = setTimeout(() => meter.destroy(failure(tooSlow(url))), timeoutMs)
   // Whoever reads it finds the error then; until that nobody listens, and Node would end the process.
   meter.on('error', () => {})
   meter.once('close', () => {
     clearTimeout(timer)
     body.destroy()
   })
-  body.on('error', error => meter.destroy(translate(error, url)))
+  body.on('error', error => meter.destroy(failure(translate(error, url))))
   return body.pipe(meter)
 }
 
