@@ -9,6 +9,8 @@ const flags = given.filter(arg => arg.startsWith('-'))
 const all = ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts']
 
 const args = [
+  '--import',
+  new URL('./seed.mjs', import.meta.url).href,
   '--test',
   // End-to-end tests start processes of their own: more files at once than cores only makes each of them slower.
   `--test-concurrency=${Math.max(2, availableParallelism())}`,

@@ -1,0 +1,35 @@
+// Longer than npm test: property and fuzz tests with fresh seeds, and power cuts, round after round until the time is up.
+// `node scripts/campaign.mjs --minutes 10`. A failure names the seed that repeats it.
+import './guard.mjs'
+import { spawnSync } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { globSync, readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+
+const { values } = parseArgs({ options: { minutes: { type: 'string', default: '10' } } })
+const minutes = Number(values.minutes)
+if (!(minutes > 0)) {
+  console.error('--minutes takes a number above 0')
+  process.exit(2)
+}
+const deadline = Date.now() + minutes * 60_000
+
+const tests = globSync(['packages/*/src/**/*.test.ts', 'test/**/*.test.ts'])
+const drawn = tests.filter(file => /fast-check/.test(readFileSync(file, 'utf8')))
+const crashes = tests.filter(file => /crash/.test(file))
+
+let rounds = 0
+while (Date.now() < deadline) {
+  const seed = randomInt(2 ** 31)
+  const files = rounds % 2 === 0 ? drawn : crashes
+  console.log(`round ${++rounds}: ${files.length} files, seed ${seed}`)
+  const { status } = spawnSync(process.execPath, ['scripts/test.mjs', '--test-reporter=dot', ...files], {
+    stdio: 'inherit',
+    env: { ...process.env, MILLISKY_TEST_SEED: String(seed) },
+  })
+  if (status !== 0) {
+    console.error(`failed: repeat with MILLISKY_TEST_SEED=${seed} npm test -- ${files.join(' ')}`)
+    process.exit(1)
+  }
+}
+console.log(`${rounds} rounds without a failure`)
