@@ -11,6 +11,7 @@ import { Malformed, Refused, Unavailable } from '@millisky/core/errors'
 import { bodyStream } from './body.ts'
 import { addHealth, createHttp, listen, pathOf } from './http.ts'
 import { createMetrics, silentLog } from './trace.ts'
+import { onUpgrade } from './upgrade.ts'
 
 const metrics = createMetrics()
 const http = createHttp({
@@ -280,7 +281,50 @@ test('a Unix socket with its permissions, also where one was left over', async (
 })
 
 test('a request that is not HTTP gets 400 and a closed connection', async () => {
-  assert.match(await talk('nonsense\r\n\r\n'), /^HTTP\/1\.1 400 /)
+  for (const [text, status, error] of [
+    ['nonsense\r\n\r\n', 400, 'InvalidRequest'],
+    ['POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n', 400, 'InvalidRequest'],
+    [`GET /ip HTTP/1.1\r\nhost: x\r\nx: ${'x'.repeat(40_000)}\r\n\r\n`, 431, 'HeadersTooLarge'],
+  ] as const) {
+    const reply = await talk(text)
+    const [head = '', body = ''] = reply.split('\r\n\r\n', 2)
+    assert.match(head, new RegExp(`^HTTP/1\\.1 ${status} `))
+    assert.deepEqual(Object.keys(JSON.parse(body)), ['error', 'message'])
+    assert.equal(JSON.parse(body).error, error)
+  }
+})
+
+test('an offer to speak another protocol is passed over', async () => {
+  const server = createHttp({ log: silentLog, product: 'x' })
+  server.get('/thing', async () => ({ ok: true }))
+  onUpgrade(server.server, '/stream', () => {})
+  const { port } = new URL(await listen(server, { port: 0 }))
+  const status = await new Promise(resolve => {
+    const headers = {
+      connection: 'Upgrade, HTTP2-Settings',
+      upgrade: 'h2c',
+      'http2-settings': 'AAMAAABkAAQAoAAAAAIAAAAA',
+    }
+    rawRequest({ port, path: '/thing', headers }, reply => resolve(reply.resume().statusCode)).end()
+  })
+  assert.equal(status, 200)
+  await server.close()
+})
+
+test('callers of what is not there do not fill the log', async () => {
+  const logged: string[] = []
+  const level = (name: string) => (_about: object, text: string) => logged.push(`${name}: ${text}`)
+  const log = { ...silentLog, warn: level('warn'), error: level('error'), debug: level('debug') } as never
+  const server = createHttp({ log, product: 'x' })
+  server.get('/none', async () => {
+    throw new Refused('MethodNotImplemented', 'Method Not Implemented', 501)
+  })
+  server.get('/away', async () => {
+    throw new Unavailable('UpstreamFailure', 'they are gone', 502)
+  })
+  assert.deepEqual([(await server.inject('/none')).statusCode, (await server.inject('/away')).statusCode], [501, 502])
+  assert.deepEqual(logged, ['debug: Method Not Implemented', 'warn: they are gone'])
+  await server.close()
 })
 
 test('a body cut short does no harm', async () => {

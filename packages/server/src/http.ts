@@ -6,7 +6,7 @@
  * `request.raw` itself.
  */
 import { chmodSync, rmSync } from 'node:fs'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { fromUtf8 } from '@millisky/core/bytes'
 import { Malformed, Unavailable } from '@millisky/core/errors'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type RouteOptions } from 'fastify'
@@ -74,7 +74,13 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     // A request that arrives while draining is still answered, on a connection that then closes.
     return503OnClosing: false,
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 2048 },
-    http: { headersTimeout: options.headersTimeoutMs ?? 20_000, maxHeaderSize: 32 * 1024 },
+    http: {
+      headersTimeout: options.headersTimeoutMs ?? 20_000,
+      maxHeaderSize: 32 * 1024,
+      // Clients that would like HTTP/2 offer it with every request; an offer may be passed over, and they are answered.
+      shouldUpgradeCallback: request => request.headers.upgrade?.toLowerCase() === 'websocket',
+    },
+    clientErrorHandler: refuseConnection,
     genReqId: () => '',
     frameworkErrors: (error, request, reply) => replyError(options.log, error, request, reply),
   })
@@ -173,13 +179,40 @@ function replyError(log: Logger, error: unknown, request: FastifyRequest, reply:
   const { status, message } = envelope
   const about = { method: request.method, path: pathOf(request), status, error: envelope.error }
   if (envelope.isBug) log.error({ ...about, err: error }, 'request failed')
-  else if (status >= 500) log.warn({ ...about, err: error }, message)
+  // 501 is what the caller asked for, as often as it likes.
+  else if (status >= 500 && status !== 501) log.warn({ ...about, err: error }, message)
   else log.debug(about, message)
   if (envelope.headers) reply.headers(envelope.headers)
   return reply
     .code(status)
     .type('application/json')
     .send(JSON.stringify({ error: envelope.error, message }))
+}
+
+const UNREADABLE: Readonly<Record<string, { line: string; error: string; message: string }>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: {
+    line: '408 Request Timeout',
+    error: 'RequestTimeout',
+    message: 'the request did not arrive in time',
+  },
+  HPE_HEADER_OVERFLOW: {
+    line: '431 Request Header Fields Too Large',
+    error: 'HeadersTooLarge',
+    message: 'the headers of the request are too large',
+  },
+}
+const NOT_HTTP = { line: '400 Bad Request', error: 'InvalidRequest', message: 'this is not an HTTP request' }
+
+/** Answers what never became a request, and closes the connection. */
+function refuseConnection(cause: NodeJS.ErrnoException, socket: Socket): void {
+  if (cause.code === 'ECONNRESET' || socket.destroyed) return
+  const { line, error, message } = UNREADABLE[cause.code ?? ''] ?? NOT_HTTP
+  if (socket.writable) {
+    const body = JSON.stringify({ error, message })
+    const headers = `content-type: application/json\r\ncontent-length: ${body.length}\r\nconnection: close`
+    socket.write(`HTTP/1.1 ${line}\r\n${headers}\r\n\r\n${body}`)
+  }
+  socket.destroy(cause)
 }
 
 /** Counts and logs what was answered; the parts of it that a route fixes are made once. */
