@@ -98,8 +98,9 @@ test('pages for people, crawlers, certificates and monitors', async t => {
       await tls('?domain=alice.test'),
       await tls('?domain=bob.test'),
       await tls(''),
+      await tls('?domain=alice.test&domain=bob.test'),
     ],
-    [200, 200, 404, 400],
+    [200, 200, 404, 400, 400],
   )
 })
 

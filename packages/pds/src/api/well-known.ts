@@ -52,8 +52,10 @@ export function addWellKnown(http: FastifyInstance, { store, names, version }: W
     })
   })
   // Asked by Caddy before it gets a certificate for a name.
-  http.get<{ Querystring: { domain?: string } }>('/tls-check', async (request, reply) => {
-    const domain = hostOf(request.query.domain)
+  http.get<{ Querystring: { domain?: unknown } }>('/tls-check', async (request, reply) => {
+    // A list, if it was given twice.
+    const { domain: asked } = request.query
+    const domain = typeof asked === 'string' ? hostOf(asked) : ''
     if (domain === '') {
       return reply.code(400).send({ error: 'InvalidRequest', message: 'bad or missing domain query param' })
     }
