@@ -36,6 +36,9 @@ export class Child {
     this.#process = spawn(process.execPath, [entry, name], {
       env: { ...inherited(), ...env },
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      // A process group of its own: Ctrl-C goes to the whole group of the terminal, and a daemon that gets a second
+      // signal while it stops leaves at once.
+      detached: true,
     })
     const file = createWriteStream(join(logDir, `${name}.log`), { flags: 'a', mode: 0o600 })
     for (const stream of [this.#process.stdout, this.#process.stderr]) {

@@ -18,10 +18,10 @@ function port(text: string): number {
   return value
 }
 
-/** Aborts at the first SIGINT or SIGTERM; a second one ends the process at once. */
+/** Aborts at the first SIGINT, SIGTERM or SIGHUP (the terminal is gone); a second one ends the process at once. */
 function untilSignal(): AbortSignal {
   const controller = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
       if (controller.signal.aborted) process.exit(EXIT_FAILED)
       controller.abort()
@@ -33,6 +33,7 @@ function untilSignal(): AbortSignal {
 function devCommand(): Command {
   return new Command('dev')
     .description('a whole network on loopback: did:plc directory, PDS and Relay in one process tree')
+    .version(version)
     .option('--data-dir <path>', 'where everything is kept', 'data/dev')
     .option('--plc-port <port>', 'port of the directory, 0 for a free one', port, 2582)
     .option('--pds-port <port>', 'port of the PDS, 0 for a free one', port, 2583)

@@ -1,0 +1,68 @@
+import assert from 'node:assert/strict'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { test } from 'node:test'
+
+const millisky = resolve(import.meta.dirname, '../bin/millisky')
+
+function run(...args: string[]): Promise<{ code: unknown; out: string; err: string }> {
+  return new Promise(done => {
+    execFile(millisky, args, { timeout: 30_000 }, (error, out, err) => done({ code: error ? error.code : 0, out, err }))
+  })
+}
+
+test('every command tells its version and its options', async () => {
+  for (const command of [[], ['dev'], ['plc'], ['pds'], ['relay']]) {
+    const version = await run(...command, '--version')
+    assert.deepEqual([version.code, version.err], [0, ''], command.join())
+    assert.match(version.out, /^\d+\.\d+\.\d+\S*\n$/)
+    const help = await run(...command, '--help')
+    assert.equal(help.code, 0)
+    assert.match(help.out, /^Usage: millisky/)
+  }
+})
+
+test('a call that makes no sense is exit code 2 and one clear line', async () => {
+  for (const [args, line] of [
+    [[], /^Usage: millisky/],
+    [['nonsense'], /unknown command 'nonsense'/],
+    [['dev', '--pds-port', '70000'], /A port is a number from 0 to 65535/],
+    [['dev', '--nonsense'], /unknown option '--nonsense'/],
+    [['relay', '--nonsense'], /--nonsense: is not a setting of relay/],
+  ] as const) {
+    const { code, out, err } = await run(...args)
+    assert.deepEqual([code, out], [2, ''], args.join(' '))
+    assert.match(err, line)
+  }
+})
+
+test('Ctrl-C ends the network in order, and nothing of it stays', { timeout: 90_000 }, async () => {
+  const ports = ['--plc-port=0', '--pds-port=0', '--relay-port=0']
+  // A terminal signals the whole process group at once.
+  const dev = spawn(millisky, ['dev', '--ephemeral', '--verbose', ...ports], { detached: true })
+  let output = ''
+  for (const stream of [dev.stdout, dev.stderr]) {
+    stream.setEncoding('utf8').on('data', text => {
+      output += text
+    })
+  }
+  const exit = once(dev, 'exit')
+  try {
+    while (!/asked to be crawled/.test(output) || !/Data {11}/.test(output)) {
+      await Promise.race([once(dev.stdout, 'data'), once(dev.stderr, 'data'), exit])
+      assert.equal(dev.exitCode, null, output)
+    }
+    const folder = /Data +(\S+)/.exec(output)![1]!
+    assert.ok(existsSync(folder))
+    const startedAt = Date.now()
+    process.kill(-dev.pid!, 'SIGINT')
+    assert.deepEqual(await exit, [0, null], output)
+    assert.doesNotMatch(output, /second signal|did not stop in order/)
+    assert.ok(Date.now() - startedAt < 8_000, 'a daemon had to be killed')
+    assert.equal(existsSync(folder), false)
+  } finally {
+    if (dev.exitCode === null) process.kill(-dev.pid!, 'SIGKILL')
+  }
+})
