@@ -65,6 +65,40 @@ async function secretsIn(dataDir: string): Promise<Secrets> {
   }
 }
 
+type Ports = Record<'plc' | 'pds' | 'relay', number>
+
+/**
+ * Claims the ports asked for. Where any would do, it is the one of last time if that is free: identities name their PDS
+ * by its URL, and with another one the Relay takes nothing of their accounts.
+ */
+async function claimPorts(dataDir: string, options: DevOptions): Promise<Ports> {
+  const file = join(dataDir, 'ports.json')
+  const before = await readFile(file, 'utf8').then(
+    text => JSON.parse(text) as Partial<Ports>,
+    () => ({}) as Partial<Ports>,
+  )
+  const claim = async (name: keyof Ports, wanted: number) => {
+    const flag = `--${name}-port`
+    const last = before[name]
+    if (wanted !== 0 || last === undefined) return claimPort(wanted, flag)
+    return claimPort(last, flag).catch(() => claimPort(0, flag))
+  }
+  const ports: Ports = {
+    plc: await claim('plc', options.plcPort),
+    pds: await claim('pds', options.pdsPort),
+    relay: await claim('relay', options.relayPort),
+  }
+  if (before.pds !== undefined && before.pds !== ports.pds) {
+    process.stderr.write(
+      `millisky: accounts made when the PDS was on port ${before.pds} reach the Relay only when it is there again\n`,
+    )
+    // Theirs stays the one to come back to.
+    return ports
+  }
+  await writeFile(file, `${JSON.stringify(ports)}\n`, { mode: 0o600 })
+  return ports
+}
+
 /** `wanted`, or a free port for 0. Says so plainly when the wanted one is taken. */
 async function claimPort(wanted: number, flag: string): Promise<number> {
   const server = createServer()
@@ -96,7 +130,7 @@ async function untilHealthy(child: Child, url: string): Promise<void> {
   }
 }
 
-function environment(dataDir: string, secrets: Secrets, urls: Ready, ports: Record<'plc' | 'pds' | 'relay', number>) {
+function environment(dataDir: string, secrets: Secrets, urls: Ready, ports: Ports) {
   return {
     plc: {
       PLC_PORT: String(ports.plc),
@@ -179,14 +213,12 @@ export async function runDev(options: DevOptions, signal: AbortSignal): Promise<
     await untilHealthy(child, health)
   }
   try {
+    // One that a crash left behind would tell of what is not there.
+    if (options.readyFile) await rm(options.readyFile, { force: true })
     for (const part of ['plc', 'pds', 'relay', 'logs'])
       await mkdir(join(dataDir, part), { recursive: true, mode: 0o700 })
     const secrets = await secretsIn(dataDir)
-    const ports = {
-      plc: await claimPort(options.plcPort, '--plc-port'),
-      pds: await claimPort(options.pdsPort, '--pds-port'),
-      relay: await claimPort(options.relayPort, '--relay-port'),
-    }
+    const ports = await claimPorts(dataDir, options)
     const ready: Ready = {
       plc: `http://localhost:${ports.plc}`,
       pds: `http://localhost:${ports.pds}`,

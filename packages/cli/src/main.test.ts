@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
 import { test } from 'node:test'
 
 const millisky = resolve(import.meta.dirname, '../bin/millisky')
@@ -64,5 +66,36 @@ test('Ctrl-C ends the network in order, and nothing of it stays', { timeout: 90_
     assert.equal(existsSync(folder), false)
   } finally {
     if (dev.exitCode === null) process.kill(-dev.pid!, 'SIGKILL')
+  }
+})
+
+test('started again on the same folder it has the same addresses and passwords', { timeout: 90_000 }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-cli-'))
+  const readyFile = join(folder, 'ready.json')
+  const runs: string[] = []
+  try {
+    for (let run = 0; run < 2; run++) {
+      await writeFile(readyFile, 'left behind by a crash')
+      const ports = ['--plc-port=0', '--pds-port=0', '--relay-port=0']
+      const dev = spawn(millisky, ['dev', `--data-dir=${folder}/data`, `--ready-file=${readyFile}`, ...ports])
+      const exit = once(dev, 'exit')
+      try {
+        const banner = (async () => {
+          for await (const chunk of dev.stdout.setEncoding('utf8')) if (/Ctrl-C/.test(chunk)) return
+        })()
+        await Promise.race([banner, exit])
+        while (dev.exitCode === null && !/^\{.*\}\n$/s.test(await readFile(readyFile, 'utf8').catch(() => ''))) {
+          await new Promise(done => setTimeout(done, 20))
+        }
+        runs.push(await readFile(readyFile, 'utf8'))
+      } finally {
+        dev.kill('SIGTERM')
+        assert.deepEqual(await exit, [0, null])
+      }
+      assert.equal(existsSync(readyFile), false)
+    }
+    assert.equal(runs[0], runs[1])
+  } finally {
+    await rm(folder, { recursive: true, force: true })
   }
 })
