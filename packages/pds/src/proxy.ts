@@ -148,10 +148,10 @@ export class ServiceProxy {
     return passedReply(await this.#send(appView, { ...asked, token: null }))
   }
 
-  /** A query of the server's own, in the name of an account: the JSON text of the answer. @throws as {@link pass} */
-  async ask(did: Did, service: Service, nsid: Nsid, params: Record<string, string>): Promise<string> {
-    const state = await this.#accountState(did, false)
-    const token = this.#sign(state, { aud: this.#audienceOf(service), lxm: nsid })
+  /** A query of the server's own, in the name of an account or nobody: the JSON text of the answer. @throws as {@link pass} */
+  async ask(did: Did | null, service: Service, nsid: Nsid, params: Record<string, string>): Promise<string> {
+    const state = did === null ? null : await this.#accountState(did, false)
+    const token = state && this.#sign(state, { aud: this.#audienceOf(service), lxm: nsid })
     const path = `/xrpc/${nsid}?${new URLSearchParams(params)}`
     const { body, headers } = await this.#send(service, { method: 'GET', path, headers: {}, token })
     const bytes = await decode(await readAll(body, READ_BYTES_MAX), headers['content-encoding'], READ_BYTES_MAX)

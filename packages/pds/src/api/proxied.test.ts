@@ -19,27 +19,27 @@ test('a feed is asked for with a token for the server that makes it', async t =>
   const { pds, appView } = await startPdsWithAppView(t)
   const alice = await pds.user('alice')
   appView.answer = ({ path }, response) =>
-    json(response, path.includes('getFeedGenerator') ? { view: { did: GENERATOR } } : { feed: [] })
+    json(response, path.includes('getRecord') ? { value: { did: GENERATOR } } : { feed: [] })
   assert.deepEqual((await getFeed(pds, alice)).json, { feed: [] })
   const [lookup, asked] = appView.asked
-  assert.deepEqual(
-    [lookup!.token!.payload.aud, lookup!.token!.payload.lxm],
-    [appView.did, 'app.bsky.feed.getFeedGenerator'],
-  )
+  assert.equal(lookup!.token, null)
+  assert.match(lookup!.path, /getRecord\?repo=did%3Aplc%3Aa+&collection=app\.bsky\.feed\.generator&rkey=cats$/)
   assert.match(asked!.path, /^\/xrpc\/app\.bsky\.feed\.getFeed\?feed=/)
   assert.deepEqual([asked!.token!.payload.aud, asked!.token!.payload.lxm], [GENERATOR, 'app.bsky.feed.getFeedSkeleton'])
   await getFeed(pds, alice)
   assert.deepEqual(methodsAsked(appView).slice(2), ['app.bsky.feed.getFeed'], 'who makes it is remembered')
 })
 
-test('who makes a feed may also stand in its record, here or there', async t => {
+test('who makes a feed is known by its record here, or by the app view', async t => {
   const { pds, appView } = await startPdsWithAppView(t)
   const alice = await pds.user('alice')
   appView.answer = ({ path }, response) => {
-    if (path.includes('getFeedGenerator')) return json(response, { error: 'MethodNotImplemented' }, {}, 501)
-    json(response, path.includes('getRecord') ? { value: { did: GENERATOR } } : { feed: [] })
+    if (path.includes('getRecord')) return json(response, { error: 'MethodNotImplemented' }, {}, 501)
+    json(response, path.includes('getFeedGenerator') ? { view: { did: GENERATOR } } : { feed: [] })
   }
   assert.equal((await getFeed(pds, alice)).status, 200)
+  const { aud, lxm } = appView.asked[1]!.token!.payload
+  assert.deepEqual([aud, lxm], [appView.did, 'app.bsky.feed.getFeedGenerator'])
   assert.equal(appView.asked.at(-1)!.token!.payload.aud, GENERATOR)
 
   const record = { did: 'did:web:own.example', displayName: 'x', createdAt: new Date().toISOString() }
@@ -56,7 +56,7 @@ test('a feed that nobody knows', async t => {
   const alice = await pds.user('alice')
   appView.answer = (_asked, response) => json(response, { error: 'InvalidRequest', message: 'no such feed' }, {}, 400)
   assert.deepEqual(failure(await getFeed(pds, alice)), [400, 'InvalidRequest', 'no such feed'])
-  appView.answer = (_asked, response) => json(response, { view: { did: 7 } })
+  appView.answer = (_asked, response) => json(response, { value: { did: 7 } })
   assert.deepEqual(failure(await getFeed(pds, alice)), [400, 'UnknownFeed', 'could not resolve feed did'])
   const post = `at://${alice.did}/app.bsky.feed.post/a`
   assert.deepEqual(failure(await getFeed(pds, alice, post)).slice(0, 2), [400, 'UnknownFeed'])
@@ -87,7 +87,11 @@ test('push tokens go to the service they name', async t => {
     assert.equal((await push(appView.did)).status, 200)
     assert.equal(appView.asked.at(-1)!.path, `/xrpc/${method}`)
     const nowhere = 'did:web:localhost%3A1'
-    assert.deepEqual(failure(await push(nowhere)), [400, 'InvalidRequest', `could not resolve ${nowhere}`])
+    assert.deepEqual(failure(await push(nowhere)), [
+      400,
+      'InvalidRequest',
+      `could not resolve did document: ${nowhere}`,
+    ])
     const none = `invalid notification service details in did document: ${wrong.did}`
     assert.deepEqual(failure(await push(wrong.did)), [400, 'InvalidRequest', none])
     notifier.answer = (_asked, response) => json(response, { error: 'BadPush', message: 'No' }, {}, 400)

@@ -114,7 +114,7 @@ async function pushService({ targets }: ServiceProxy, did: Did) {
   const { appView } = targets.services
   if (appView?.did === did) return appView
   const service = await targets.find({ did, id: 'bsky_notif', type: 'BskyNotificationService' })
-  if (service === 'no-document') throw new Refused('InvalidRequest', `could not resolve ${did}`)
+  if (service === 'no-document') throw new Refused('InvalidRequest', `could not resolve did document: ${did}`)
   if (service === 'no-service') {
     throw new Refused('InvalidRequest', `invalid notification service details in did document: ${did}`)
   }

@@ -34,8 +34,9 @@ export async function refusalOf(exchange: Exchange): Promise<Refused | Unavailab
   const said = await readError(exchange)
   const status = exchange.status === 500 ? 502 : exchange.status > 599 ? 502 : exchange.status
   const [name, text] = NAMES[status] ?? (status < 500 ? NAMES[400]! : NAMES[502]!)
-  // The names of a service's own failures say nothing about this server.
-  const error = exchange.status === 500 ? name : (said.error ?? name)
+  // That a service is broken inside is told as such; what else it names keeps its name.
+  const isInside = exchange.status === 500 && (said.error === undefined || said.error === 'InternalServerError')
+  const error = isInside ? name : (said.error ?? name)
   return new Refused(error, said.message ?? text, status, answeredHeaders(headers, false))
 }
 

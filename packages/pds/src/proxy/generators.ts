@@ -17,6 +17,8 @@ export interface FeedGeneratorsParts {
 const KNOWN_MAX = 5_000
 const KNOWN_MS = 10 * 60_000
 const COLLECTION = 'app.bsky.feed.generator'
+const GET_RECORD = asNsid('com.atproto.repo.getRecord')
+const GET_FEED_GENERATOR = asNsid('app.bsky.feed.getFeedGenerator')
 
 /** Finds them; what was found is remembered for some minutes. */
 export class FeedGenerators {
@@ -56,19 +58,19 @@ export class FeedGenerators {
     return record ? (decode(record.bytes) as Obj).did : undefined
   }
 
+  /** The record is public; an app view that does not keep records may still know the feed. */
   async #remote(feed: string, asking: Did, service: Service): Promise<unknown> {
     const { proxy } = this.#parts
+    const { authority, rkey } = parseAtUri(feed)
+    const params = { repo: authority, collection: COLLECTION, rkey: rkey! }
     try {
-      const answer = await proxy.ask(asking, service, asNsid('app.bsky.feed.getFeedGenerator'), { feed })
-      return member(member(parseJson(answer), 'view'), 'did')
+      const answer = await proxy.ask(null, service, GET_RECORD, params)
+      return member(member(parseJson(answer), 'value'), 'did')
     } catch (error) {
-      // An app view that has no such method may still have the record.
-      const { authority, rkey } = parseAtUri(feed)
-      const params = { repo: authority, collection: COLLECTION, rkey: rkey! }
-      const answer = await proxy.ask(asking, service, asNsid('com.atproto.repo.getRecord'), params).catch(() => {
+      const answer = await proxy.ask(asking, service, GET_FEED_GENERATOR, { feed }).catch(() => {
         throw error
       })
-      return member(member(parseJson(answer), 'value'), 'did')
+      return member(member(parseJson(answer), 'view'), 'did')
     }
   }
 }

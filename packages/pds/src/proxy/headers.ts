@@ -7,6 +7,8 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 const ASKED: readonly string[] = ['accept-language', 'atproto-accept-labelers', 'x-bsky-topics']
+/** What begins so is meant for services, whichever. */
+const ASKED_PREFIX = 'x-atproto-'
 const ASKED_WITH_BODY: readonly string[] = ['content-type', 'content-encoding', 'content-length']
 const ANSWERED: readonly string[] = ['atproto-repo-rev', 'atproto-content-labelers', 'retry-after']
 const ANSWERED_WITH_BODY: readonly string[] = ['content-type', 'content-encoding', 'content-language', 'content-length']
@@ -28,6 +30,11 @@ function pick(headers: IncomingHttpHeaders, names: readonly string[], picked: Re
 export function askedHeaders(headers: IncomingHttpHeaders, hasBody: boolean): Record<string, string> {
   const picked: Record<string, string> = {}
   pick(headers, ASKED, picked)
+  pick(
+    headers,
+    Object.keys(headers).filter(name => name.startsWith(ASKED_PREFIX)),
+    picked,
+  )
   if (hasBody) pick(headers, ASKED_WITH_BODY, picked)
   // Without it any encoding would do.
   picked['accept-encoding'] = headers['accept-encoding']?.toString() || 'identity'
