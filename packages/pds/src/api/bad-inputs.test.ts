@@ -1,0 +1,156 @@
+// Whatever is sent to whichever method, by whomever: an answer of the protocol, never a failure of the server.
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { procedures, queries } from '@millisky/core/lexicon/gen/methods'
+import fc from 'fast-check'
+import { startMailbox } from '../testing-mail.ts'
+import { signUp, startNetworkedPds } from '../testing-network.ts'
+import { basic } from '../testing-pds.ts'
+
+interface Schema {
+  type: string
+  format?: string
+  properties?: Record<string, Schema>
+  items?: Schema
+}
+
+const CALLS = 800
+const AT_ONCE = 24
+const lexicons = join(import.meta.dirname, '../../../../lexicons')
+const NAMESPACES = ['server', 'identity', 'admin', 'temp', 'repo', 'sync'].map(name => `com.atproto.${name}.`)
+
+function definition(nsid: string): { parameters?: Schema; input?: { encoding: string; schema?: Schema } } {
+  return JSON.parse(readFileSync(join(lexicons, `${nsid.replaceAll('.', '/')}.json`), 'utf8')).defs.main
+}
+
+const cid = 'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a'
+const nasty = fc.constantFrom<unknown>(
+  '',
+  ' ',
+  '\0',
+  '../../etc/passwd',
+  "'; drop table account; --",
+  '%00',
+  'a'.repeat(5_000),
+  '\ud800',
+  'handle.invalid',
+  'did:plc:',
+  'did:web:localhost%3A1',
+  'did:web:a/b',
+  'at://x',
+  -1,
+  0,
+  2 ** 53,
+  1e300,
+  0.5,
+  true,
+  null,
+  [],
+  {},
+  [[]],
+  { $link: 'x' },
+  { $bytes: '!' },
+  { __proto__: 1 },
+  { $type: 'x' },
+)
+
+/** Values that fit, nearly fit, and do not fit at all. */
+function anyOf(schema: Schema, dids: string[]): fc.Arbitrary<unknown> {
+  const fitting = (): fc.Arbitrary<unknown> => {
+    switch (schema.format ?? schema.type) {
+      case 'did':
+      case 'at-identifier':
+        return fc.constantFrom(...dids, 'alice.test', 'bob.test')
+      case 'handle':
+        return fc.constantFrom('alice.test', 'carol.test', 'x.example.com', 'admin.test')
+      case 'cid':
+        return fc.constant(cid)
+      case 'nsid':
+        return fc.constantFrom('com.example.note', 'app.bsky.feed.post', 'chat.bsky.convo.sendMessage')
+      case 'datetime':
+        return fc.constant('2026-08-20T12:00:00Z')
+      case 'at-uri':
+        return fc.constantFrom(...dids.map(did => `at://${did}/com.example.note/a`))
+      case 'record-key':
+        return fc.constantFrom('a', 'self', '3jui7kd54zh2y')
+      case 'integer':
+        return fc.integer({ min: -5, max: 1_000 })
+      case 'boolean':
+        return fc.boolean()
+      case 'array':
+        return fc.array(anyOf(schema.items!, dids), { maxLength: 3 })
+      case 'string':
+        return fc.oneof(fc.string({ maxLength: 30 }), fc.constantFrom('alice@example.com', 'AAAAA-AAAAA', cid))
+      default:
+        return fc.oneof(
+          fc.object({ maxDepth: 2 }),
+          fc.constant({ $type: 'com.atproto.admin.defs#repoRef', did: dids[0] }),
+        )
+    }
+  }
+  return fc.oneof({ arbitrary: fitting(), weight: 5 }, { arbitrary: nasty, weight: 1 })
+}
+
+function objectOf(schema: Schema | undefined, dids: string[]): fc.Arbitrary<Record<string, unknown>> {
+  const properties = Object.entries(schema?.properties ?? {})
+  return fc.record(Object.fromEntries(properties.map(([name, of]) => [name, anyOf(of, dids)])), { requiredKeys: [] })
+}
+
+test('no input makes the server fail', async t => {
+  const mailbox = await startMailbox(t)
+  const pds = await startNetworkedPds(t, { ...mailbox.env, PDS_DEV_MODE: 'true' })
+  const [alice, bob] = [await signUp(pds, 'alice'), await signUp(pds, 'bob')]
+  const dids = [alice.did, bob.did, 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', 'did:web:nobody.invalid']
+  const app = await pds.post('com.atproto.server.createAppPassword', { name: 'app' }, null, alice.auth)
+  const limited = await pds.post('com.atproto.server.createSession', {
+    identifier: alice.did,
+    password: app.json.password,
+  })
+  const callers = [
+    {},
+    alice.auth,
+    alice.auth,
+    bob.auth,
+    basic(),
+    basic(),
+    basic('wrong'),
+    { authorization: `Bearer ${alice.refreshJwt}` },
+    { authorization: `Bearer ${limited.json.accessJwt}` },
+    { authorization: 'Bearer' },
+    { authorization: `Bearer ${'.'.repeat(3_000)}` },
+    { authorization: 'DPoP x' },
+    { authorization: 'Basic ?' },
+  ]
+  const isOurs = (nsid: string) => NAMESPACES.some(namespace => nsid.startsWith(namespace))
+  const methods = [...queries, ...procedures].filter(isOurs)
+  const call = fc.constantFrom(...methods).chain(nsid => {
+    const { parameters, input } = definition(nsid)
+    const body = input?.schema ? fc.oneof({ arbitrary: objectOf(input.schema, dids), weight: 9 }, nasty) : nasty
+    return fc.record({
+      nsid: fc.constant(nsid),
+      params: objectOf(parameters, dids),
+      body,
+      headers: fc.constantFrom(...callers),
+    })
+  })
+  const calls = fc.sample(call, { numRuns: CALLS, seed: 20260820 })
+  const statuses = new Map<number, number>()
+  const worker = async () => {
+    for (let next = calls.pop(); next; next = calls.pop()) {
+      const { nsid, params, body, headers } = next
+      const reply = queries.has(nsid) ? await pds.get(nsid, params, headers) : await pds.post(nsid, body, null, headers)
+      statuses.set(reply.status, (statuses.get(reply.status) ?? 0) + 1)
+      assert.notEqual(reply.status, 500, JSON.stringify(next))
+      if (reply.status >= 400 && nsid !== 'com.atproto.sync.subscribeRepos') {
+        assert.equal(typeof reply.json?.error, 'string', JSON.stringify(next))
+        assert.equal(typeof reply.json?.message, 'string', JSON.stringify(next))
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: AT_ONCE }, worker))
+  assert.ok((statuses.get(200) ?? 0) > 20, 'some get through')
+  assert.ok((statuses.get(400) ?? 0) > 200, 'most do not')
+  await pds.store.ping()
+})
