@@ -222,3 +222,44 @@ test('a stream is read as it comes, bounded, and can be dropped', async () => {
   const dropped = await made.stream(origin)
   await dropped.cancel()
 })
+
+test('an exchange passes on what comes as it comes, and follows nothing', async () => {
+  const packed = gzipSync('packed')
+  const { origin, port } = await serve((request, response) => {
+    if (request.url === '/away') return void response.writeHead(302, { location: '/' }).end('moved')
+    const headers = { 'content-encoding': 'gzip', 'content-length': packed.length, 'x-method': request.method }
+    response.writeHead(418, headers).end(packed)
+  })
+  const bounds = { bytesMax: 100, headersTimeoutMs: 1000, bodyTimeoutMs: 1000, headers: {} }
+  const made = fetcher({ allowPrivate: true })
+  const read = async (body: AsyncIterable<Uint8Array>) => {
+    const chunks: Uint8Array[] = []
+    for await (const chunk of body) chunks.push(chunk)
+    return Buffer.concat(chunks)
+  }
+  const answer = await made.exchange(`${origin}/`, { method: 'POST', body: 'x', ...bounds })
+  assert.deepEqual([answer.status, answer.headers['x-method']], [418, 'POST'])
+  assert.deepEqual(await read(answer.body), packed)
+  const moved = await made.exchange(`${origin}/away`, { method: 'GET', ...bounds })
+  assert.deepEqual([moved.status, (await read(moved.body)).toString()], [302, 'moved'])
+  await assert.rejects(made.exchange(`${origin}/`, { method: 'GET', ...bounds, bytesMax: 5 }), /more than 5 bytes/)
+  const guarded = fetcher({ allowPrivate: false, ports: [port], lookup: answering(['127.0.0.1']) })
+  await assert.rejects(
+    guarded.exchange(`https://rebound.example:${port}/`, { method: 'GET', ...bounds }),
+    error => error instanceof Refused && error.error === 'ForbiddenAddress',
+  )
+})
+
+test('what fails in the body of an exchange is told in the words of whoever asked', async () => {
+  const { origin } = await serve((_request, response) => void response.write('x'))
+  const made = fetcher({ allowPrivate: true })
+  const failure = (cause: unknown) => new Error('gone', { cause })
+  const bounds = { bytesMax: 100, headersTimeoutMs: 1000, bodyTimeoutMs: 100, headers: {}, failure }
+  const { body } = await made.exchange(origin, { method: 'GET', ...bounds })
+  await assert.rejects(
+    async () => {
+      for await (const _ of body);
+    },
+    error => error instanceof Error && error.message === 'gone' && error.cause instanceof Unavailable,
+  )
+})

@@ -47,6 +47,19 @@ xrpc.query(ping, ({ params }) => {
   return { params: { ...params, count, did } }
 })
 
+const elsewhere = l.procedure('io.example.elsewhere', l.params(), l.jsonPayload({ name: l.string() }), l.payload())
+xrpc.procedure(
+  elsewhere,
+  {
+    auth: () => 'somebody',
+    instead: ({ headers }, _reply, nsid) => {
+      if (headers['x-elsewhere'] === 'refused') throw new Refused('NotThere', 'no')
+      return headers['x-elsewhere'] ? Promise.resolve(raw('text/plain', nsid, {}, 202)) : undefined
+    },
+  },
+  () => {},
+)
+
 const nothing = l.procedure('io.example.nothing', l.params(), l.payload(), l.payload())
 xrpc.procedure(nothing, () => {})
 
@@ -412,6 +425,16 @@ test('authenticated replies are private, refusals carry a challenge', async () =
 test('a reply that breaks its lexicon is a bug, a Malformed is the request’s fault', async () => {
   assert.deepEqual(await errorOf(get('io.example.wrong')), [500, 'InternalServerError', 'Internal Server Error'])
   assert.deepEqual(await errorOf(get('io.example.bad')), [400, 'InvalidRequest', 'what is this'])
+})
+
+test('something else may answer in place of a method, before it looks at anything', async () => {
+  const ask = (body: string, where = '') =>
+    post('io.example.elsewhere', body, { 'content-type': 'application/json', 'x-elsewhere': where })
+  const other = await ask('not json', 'there')
+  assert.deepEqual([other.status, await other.text()], [202, 'io.example.elsewhere'])
+  assert.deepEqual(await errorOf(ask('{}', 'refused')), [400, 'NotThere', 'no'])
+  assert.equal((await ask('not json')).status, 400)
+  assert.equal((await ask('{"name":"a"}')).status, 200)
 })
 
 test('limits of a method come after its input, and there is a way past them', async () => {

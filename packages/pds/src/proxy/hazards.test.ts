@@ -71,6 +71,20 @@ test('a service that says nothing, hangs up, talks nonsense or never ends its he
   assert.deepEqual((await slow.ask()).said, UNREACHABLE)
 })
 
+test('queries are tried again if the operator wishes, what changes something never', async t => {
+  let calls = 0
+  const env = { PDS_PROXY_MAX_RETRIES: '2' }
+  const flaky = (socket: Socket) => {
+    if (++calls % 3 !== 0) return socket.destroy()
+    socket.write('HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}')
+  }
+  const { pds, alice, ask } = await askRaw(t, flaky, env)
+  assert.equal((await ask()).said[0], 200)
+  assert.equal(calls, 3)
+  assert.equal((await pds.post('com.example.put', {}, alice)).status, 502)
+  assert.equal(calls, 4)
+})
+
 test('a service with huge headers', async t => {
   const { ask } = await askRaw(t, socket => {
     socket.write(`HTTP/1.1 200 OK\r\ncontent-length: 2\r\natproto-repo-rev: ${'a'.repeat(200_000)}\r\n\r\n{}`)
