@@ -154,6 +154,7 @@ export class DidUpdates {
   async submit(account: Account, operation: unknown): Promise<void> {
     const { names, rotationKey, directory, lifecycle } = this.#parts
     const { did, handle } = account
+    assertPlc(did)
     const op = asUpdate(operation)
     const refuse = (message: string) => {
       throw new Refused('InvalidRequest', message)
@@ -212,7 +213,7 @@ export class DidUpdates {
   }
 
   async #current(did: Did) {
-    if (!did.startsWith('did:plc:')) throw new Refused('InvalidRequest', 'Only a did:plc has operations')
+    assertPlc(did)
     const last = await lastOperation(this.#parts.directory, did)
     const data = plcData(last)
     if (data === null) throw new Refused('InvalidRequest', 'Did is tombstoned')
@@ -246,6 +247,10 @@ export class DidUpdates {
     if (!state) throw new Refused('AccountNotFound', 'Account not found', 403)
     return this.#parts.repos.signingKey(state.key).didKey
   }
+}
+
+function assertPlc(did: Did): void {
+  if (!did.startsWith('did:plc:')) throw new Refused('InvalidRequest', 'Only a did:plc has operations')
 }
 
 /** @throws Refused InvalidRequest unless a directory would take it, its signature apart */

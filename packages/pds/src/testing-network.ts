@@ -12,10 +12,8 @@ interface Cleanup {
 }
 
 /** Answers in place of the world, or undefined to let the request through. */
-export type Interference = (
-  url: URL,
-  options: FetchOptions,
-) => Promise<Pick<Answer, 'status'> | undefined> | Pick<Answer, 'status'> | undefined
+export type Interference = (url: URL, options: FetchOptions) => Promise<Made | undefined> | Made | undefined
+type Made = Pick<Answer, 'status'> & Partial<Answer>
 
 export interface TestNetwork {
   plc: Plc

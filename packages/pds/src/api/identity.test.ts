@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
 import { SigningKey } from '@millisky/core/crypto'
+import { buildDidDocument } from '@millisky/core/did'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { type PlcUpdate, plcDidOf, plcGenesis, plcUpdate, signPlcOperation } from '@millisky/core/plc'
 import type { Did } from '@millisky/core/syntax'
@@ -283,4 +284,51 @@ test('identities of anybody', async t => {
   const refreshed = await pds.post(`${IDENTITY}.refreshIdentity`, { identifier: own.did })
   assert.deepEqual(refreshed.json.didDoc.service, [])
   assert.deepEqual((await pds.get(`${IDENTITY}.resolveDid`, { did: own.did })).json.didDoc.service, [])
+})
+
+test('an account of a DID of the web, whose owner writes the document', async t => {
+  const pds = await startNetworkedPds(t)
+  const did = 'did:web:alice.example.com' as Did
+  const key = SigningKey.fromPrivate('k256', randomBytes(32))
+  const document = { handle: 'alice.test', key: key.didKey, pds: 'https://old.example.com' }
+  pds.network.interfere = url => {
+    if (url.pathname === '/.well-known/atproto-did') return { status: 200, bytes: Buffer.from(did) }
+    if (url.href !== 'https://alice.example.com/.well-known/did.json') return undefined
+    const doc = buildDidDocument(did, {
+      alsoKnownAs: [`at://${document.handle}`],
+      verificationMethods: { atproto: document.key },
+      services: { atproto_pds: { type: 'AtprotoPersonalDataServer', endpoint: document.pds } },
+    })
+    return { status: 200, bytes: Buffer.from(JSON.stringify(doc)) }
+  }
+  const { signingKey } = (await pds.post(`${SERVER}.reserveSigningKey`, { did })).json
+  const iat = Math.floor(Date.now() / 1000)
+  const lxm = `${SERVER}.createAccount`
+  const token = signServiceJwt({ iss: did, aud: pds.names.did, lxm, iat, exp: iat + 60, jti: 'x' }, key)
+  const wanted = { did, handle: 'alice.test', email: 'alice@example.com', password: 'a password' }
+  const made = await pds.post(lxm, wanted, null, bearer(token))
+  assert.equal(made.status, 200, JSON.stringify(made.json))
+  const auth = bearer(made.json.accessJwt)
+  const activate = async () => failure(await pds.post(`${SERVER}.activateAccount`, undefined, null, auth))
+  const endpoint = 'DID document atproto_pds service endpoint does not match PDS public url'
+  assert.deepEqual(await activate(), invalid(endpoint))
+  document.pds = pds.names.publicUrl
+  assert.deepEqual(await activate(), invalid('DID document verification method does not match expected signing key'))
+  document.key = signingKey
+  assert.equal((await activate())[0], 200)
+  const update = async (handle: string) => failure(await pds.post(`${IDENTITY}.updateHandle`, { handle }, null, auth))
+  const unready = invalid('DID is not properly configured for handle')
+  assert.deepEqual(await update('alice.example.com'), unready)
+  document.handle = 'alice.example.com'
+  assert.equal((await update('alice.example.com'))[0], 200)
+  assert.equal((await pds.get(`${SERVER}.getSession`, {}, auth)).json.handle, 'alice.example.com')
+  const described = await pds.get('com.atproto.repo.describeRepo', { repo: did })
+  assert.equal(described.json.handleIsCorrect, true)
+  const operation = signPlcOperation<PlcUpdate>(
+    plcGenesis({ rotationKeys: [key.didKey], signingKey, handle: 'x.test', pds: pds.names.publicUrl }),
+    key,
+  )
+  const submitted = await pds.post(`${IDENTITY}.submitPlcOperation`, { operation }, null, auth)
+  assert.deepEqual(failure(submitted), invalid('Only a did:plc has operations'))
+  assert.ok(!pds.network.asked.some(line => line.startsWith('POST /did:web')), 'the directory is not bothered')
 })

@@ -109,7 +109,6 @@ async function describe(account: Account, parts: ServerApiParts) {
     handle: handle ?? HANDLE_INVALID,
     email: email ?? undefined,
     emailConfirmed: emailConfirmedAt !== null,
-    emailAuthFactor: false,
     active: status === 'active',
     status: status === 'active' ? undefined : status,
     didDoc: await documentOf(account, parts),

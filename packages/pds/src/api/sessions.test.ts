@@ -36,7 +36,6 @@ test('signing in by handle, DID and e-mail, whatever the case', async t => {
       handle: 'alice.test',
       email: 'alice@example.com',
       emailConfirmed: false,
-      emailAuthFactor: false,
       active: true,
     })
     assert.equal(claimsOf(accessJwt).scope, 'com.atproto.access')
