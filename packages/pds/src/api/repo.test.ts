@@ -25,7 +25,13 @@ test('a record is created, read, changed and deleted', async t => {
   const where = { repo: alice.did, collection: 'app.bsky.feed.post', rkey }
   const read = await pds.get('com.atproto.repo.getRecord', where)
   assert.deepEqual(read.json, { uri, cid, value: post('hello') })
-  assert.deepEqual((await pds.get('com.atproto.repo.getRecord', { ...where, repo: 'alice.test' })).json, read.json)
+  for (const repo of ['alice.test', 'Alice.TEST']) {
+    assert.deepEqual((await pds.get('com.atproto.repo.getRecord', { ...where, repo })).json, read.json)
+    assert.equal(
+      (await pds.post('com.atproto.repo.createRecord', create(alice, post('hi'), { repo }), alice)).status,
+      200,
+    )
+  }
 
   const changed = await pds.post('com.atproto.repo.putRecord', { ...where, record: post('bye') }, alice)
   assert.notEqual(changed.json.cid, cid)

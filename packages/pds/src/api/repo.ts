@@ -13,7 +13,7 @@ import { main as listRecords } from '@millisky/core/lexicon/gen/com/atproto/repo
 import { main as putRecord } from '@millisky/core/lexicon/gen/com/atproto/repo/putRecord'
 import { main as uploadBlob } from '@millisky/core/lexicon/gen/com/atproto/repo/uploadBlob'
 import { COMMIT_OPS_MAX } from '@millisky/core/limits'
-import { type AtIdentifier, type Did, HANDLE_INVALID, isDid, type Nsid } from '@millisky/core/syntax'
+import { type AtIdentifier, type Did, HANDLE_INVALID, isDid, type Nsid, normalizeHandle } from '@millisky/core/syntax'
 import type { RateLimit, RateRule } from '@millisky/server/rate'
 import type { Call, RawReply, Xrpc } from '@millisky/server/xrpc'
 import type { FastifyReply, FastifyRequest } from 'fastify'
@@ -225,7 +225,7 @@ function written(did: Did, { path, cid, validationStatus }: PreparedRecord, comm
 /** The caller's DID if that is the repository meant. @throws Refused 401 */
 async function ownRepo({ store }: Parts, repo: AtIdentifier, { did }: User): Promise<Did> {
   if (repo === did) return did
-  const account = isDid(repo) ? null : await store.accounts.byHandle(repo)
+  const account = isDid(repo) ? null : await store.accounts.byHandle(normalizeHandle(repo))
   if (account?.did !== did) throw new Refused('AuthenticationRequired', 'Authentication Required', 401)
   return did
 }
@@ -237,7 +237,7 @@ async function shownRecord(store: Store, { id, hasRecordTakedowns }: Account, pa
 }
 
 function accountOf(store: Store, repo: AtIdentifier): Promise<Account | null> {
-  return isDid(repo) ? store.accounts.byDid(repo) : store.accounts.byHandle(repo)
+  return isDid(repo) ? store.accounts.byDid(repo) : store.accounts.byHandle(normalizeHandle(repo))
 }
 
 async function activeAccount(store: Store, repo: AtIdentifier): Promise<Account | null> {
