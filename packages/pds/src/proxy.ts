@@ -8,7 +8,7 @@
  * Source: pds.md #57-#63, protocol.md §5.2 and §5.3.
  */
 import { randomBytes } from 'node:crypto'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { asNsid, type Did, type Nsid } from '@millisky/core/syntax'
@@ -84,11 +84,14 @@ export interface Passed {
 const TOKEN_SECONDS = 60
 const GET_RECORD = asNsid('com.atproto.repo.getRecord')
 const READ_BYTES_MAX = 2_000_000
+/** Requests to services of the callers' choice that one account may have under way: such a service may be slow on purpose. */
+const UNDER_WAY_MAX = 64
 
 /** Passes requests on. */
 export class ServiceProxy {
   readonly targets: Targets
   readonly #parts: ProxyParts
+  readonly #underWay = new Map<Did, number>()
 
   constructor(parts: ProxyParts) {
     this.#parts = parts
@@ -137,7 +140,7 @@ export class ServiceProxy {
     const state = await this.#accountState(user.did, isAppeal)
     const service = passing.service ?? (await this.serviceOf(request, nsid))
     const token = this.#sign(state, passing.token ?? { aud: this.#audienceOf(service), lxm: nsid })
-    return this.#send(service, { ...this.#asked(passing), token })
+    return this.#send(service, { ...this.#asked(passing), token }, user.did)
   }
 
   /** Asks the server's own app view for a record of a repository that is not here, without a name. @throws as {@link pass} */
@@ -206,8 +209,35 @@ export class ServiceProxy {
     }
   }
 
-  async #send(service: Service, sending: Sending): Promise<Passed> {
-    const exchange = await this.#exchange(service, sending)
+  /** Counts one request of an account, until what it returns is called. @throws Refused 429 */
+  #enter(did: Did): () => void {
+    const count = this.#underWay.get(did) ?? 0
+    if (count >= UNDER_WAY_MAX) {
+      throw new Refused('RateLimitExceeded', 'Too many requests to other services at once', 429, {
+        'retry-after': '10',
+      })
+    }
+    this.#underWay.set(did, count + 1)
+    return () => {
+      const left = this.#underWay.get(did)! - 1
+      if (left > 0) this.#underWay.set(did, left)
+      else this.#underWay.delete(did)
+    }
+  }
+
+  /** @param asking - Whose requests are counted; nobody's if the server asks for itself. */
+  async #send(service: Service, sending: Sending, asking?: Did): Promise<Passed> {
+    let leave: (() => void) | undefined
+    let exchange: Exchange
+    try {
+      if (asking !== undefined && !service.isTrusted) leave = this.#enter(asking)
+      exchange = await this.#exchange(service, sending)
+    } catch (error) {
+      leave?.()
+      if (sending.body instanceof Readable) sending.body.destroy()
+      throw error
+    }
+    if (leave) exchange.body.once('close', leave)
     const { status, headers, body } = exchange
     if (status >= 200 && status <= 299) return { status, headers: answeredHeaders(headers, true), body }
     throw await refusalOf(exchange)

@@ -139,6 +139,27 @@ test('an answer that stops or dribbles is cut off, and whoever asked notices', a
   assert.equal(closed, 1)
 })
 
+test('one account cannot have any number of requests wait for a service of its choice', async t => {
+  const pds = await startTestPds(t)
+  const [alice, bob] = [await pds.user('alice'), await pds.user('bob')]
+  const slow = await startStandIn(t)
+  const waiting: (() => void)[] = []
+  slow.raw = (_request, response) => waiting.push(() => json(response, {}))
+  const ask = async (user: TestUser) => {
+    const { status } = await pds.get(METHOD, {}, { ...bearer(user), 'atproto-proxy': `${slow.did}#bsky_appview` })
+    return status
+  }
+  const held = Array.from({ length: 64 }, () => ask(alice))
+  // Connections to one host are fewer, so not all of them have arrived there.
+  while (waiting.length < 32) await sleep(10)
+  assert.equal(await ask(alice), 429)
+  const other = ask(bob)
+  slow.raw = (_request, response) => json(response, {})
+  for (const go of waiting) go()
+  assert.deepEqual(new Set(await Promise.all([...held, other])), new Set([200]))
+  assert.equal(await ask(alice), 200)
+})
+
 test('a redirect leads nowhere', async t => {
   const canary = await startStandIn(t)
   const { pds, appView } = await startPdsWithAppView(t)

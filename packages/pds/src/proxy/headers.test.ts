@@ -18,8 +18,8 @@ test('encodings that both sides understand', () => {
     ['*, br;q=0.0', 'gzip;q=0.3, deflate;q=0.2, identity', 'gzip;q=1, deflate;q=0.9, identity;q=0.1'],
   ]
   for (const [accepted, near, far] of cases) {
-    assert.equal(sharedEncodings(accepted, false), near, accepted)
-    assert.equal(sharedEncodings(accepted, true), far, accepted)
+    assert.equal(sharedEncodings(accepted, false), near, String(accepted))
+    assert.equal(sharedEncodings(accepted, true), far, String(accepted))
   }
 })
 
