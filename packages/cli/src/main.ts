@@ -62,6 +62,21 @@ function daemonCommand(name: 'plc' | 'pds' | 'relay', description: string): Comm
     })
 }
 
+/** Has a command and those below it throw instead of ending the process. */
+function exitOverridden(command: Command): Command {
+  for (const below of command.commands) exitOverridden(below)
+  return command.exitOverride()
+}
+
+/** Administration, by the methods of a running server, and tools. */
+async function adminCommands(): Promise<Command[]> {
+  const [{ accountCommand, inviteCommand, requestCrawlCommand }, { keyCommand }] = await Promise.all([
+    import('./pds-admin.ts'),
+    import('./key.ts'),
+  ])
+  return [accountCommand(), inviteCommand(), requestCrawlCommand(), keyCommand()]
+}
+
 export async function main(argv: string[]): Promise<void> {
   const program = new Command('millisky')
     .description('AT Protocol Personal Data Server and Relay')
@@ -72,6 +87,7 @@ export async function main(argv: string[]): Promise<void> {
     .addCommand(daemonCommand('plc', 'a did:plc directory').exitOverride().passThroughOptions())
     .addCommand(daemonCommand('pds', 'a Personal Data Server').exitOverride().passThroughOptions())
     .addCommand(daemonCommand('relay', 'a Relay').exitOverride().passThroughOptions())
+  for (const command of await adminCommands()) program.addCommand(exitOverridden(command))
   if (argv.length <= 2) {
     program.outputHelp({ error: true })
     process.exit(EXIT_USAGE)

@@ -1,0 +1,279 @@
+/** `millisky account`, `invite` and `request-crawl`: administration of a PDS, by its admin methods. */
+import { randomBytes } from 'node:crypto'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { XrpcClient } from './xrpc-client.ts'
+
+const PDS_DEFAULT = 'http://localhost:2583'
+const PASSWORD_BYTES = 18
+
+interface PdsOptions {
+  pds: string
+  adminPassword?: string
+  json?: boolean
+}
+
+interface AccountView {
+  did: string
+  handle: string
+  email?: string
+  indexedAt: string
+  deactivatedAt?: string
+  invitesDisabled?: boolean
+  emailConfirmedAt?: string
+}
+
+interface InviteView {
+  code: string
+  available: number
+  disabled: boolean
+  forAccount: string
+  uses: { usedBy: string; usedAt: string }[]
+}
+
+/** A command that talks to a PDS as its administrator. Its options stand with it, wherever they are given. */
+function adminCommand(group: Command, usage: string, description: string): Command {
+  return group
+    .command(usage)
+    .description(description)
+    .addOption(new Option('--pds <url>', 'the PDS').env('MILLISKY_PDS').default(PDS_DEFAULT))
+    .addOption(new Option('--admin-password <password>', "the PDS's admin password").env('PDS_ADMIN_PASSWORD'))
+    .addOption(new Option('--json', 'print JSON'))
+}
+
+function clientOf({ pds, adminPassword }: PdsOptions): XrpcClient {
+  if (adminPassword === undefined) {
+    throw new Error('the admin password is needed: set PDS_ADMIN_PASSWORD, or give --admin-password')
+  }
+  return new XrpcClient(pds, adminPassword)
+}
+
+/** Prints an object as JSON, or as lines of `name value`. */
+function print({ json }: PdsOptions, value: Record<string, unknown>): void {
+  if (json) {
+    process.stdout.write(`${JSON.stringify(value)}\n`)
+    return
+  }
+  const shown = Object.entries(value).filter(([, one]) => one !== undefined)
+  const width = Math.max(0, ...shown.map(([name]) => name.length))
+  for (const [name, one] of shown) {
+    process.stdout.write(`${name.padEnd(width)}  ${typeof one === 'object' ? JSON.stringify(one) : one}\n`)
+  }
+}
+
+/** Prints rows as JSON lines, or as a table. */
+function printRows({ json }: PdsOptions, rows: Record<string, unknown>[]): void {
+  if (json) {
+    for (const row of rows) process.stdout.write(`${JSON.stringify(row)}\n`)
+    return
+  }
+  const names = Object.keys(rows[0] ?? {})
+  const widths = names.map(name => Math.max(name.length, ...rows.map(row => String(row[name] ?? '').length)))
+  const line = (cells: string[]) =>
+    `${cells
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join('  ')
+      .trimEnd()}\n`
+  if (rows.length > 0) process.stdout.write(line(names))
+  for (const row of rows) process.stdout.write(line(names.map(name => String(row[name] ?? ''))))
+}
+
+async function didOf(client: XrpcClient, account: string): Promise<string> {
+  if (account.startsWith('did:')) return account
+  return (await client.query<{ did: string }>('com.atproto.identity.resolveHandle', { handle: account })).did
+}
+
+const newPassword = () => randomBytes(PASSWORD_BYTES).toString('base64url')
+const repoRef = (did: string) => ({ $type: 'com.atproto.admin.defs#repoRef', did })
+
+async function* accountsOf(client: XrpcClient): AsyncGenerator<AccountView & { status: string }> {
+  let cursor: string | undefined
+  do {
+    const page = await client.query<{ repos: { did: string; active?: boolean; status?: string }[]; cursor?: string }>(
+      'com.atproto.sync.listRepos',
+      { limit: 100, cursor },
+    )
+    const dids = page.repos.map(repo => repo.did)
+    if (dids.length > 0) {
+      const { infos } = await client.query<{ infos: AccountView[] }>('com.atproto.admin.getAccountInfos', { dids })
+      const statuses = new Map(
+        page.repos.map(repo => [repo.did, repo.active === false ? (repo.status ?? 'inactive') : 'active']),
+      )
+      for (const info of infos) yield { ...info, status: statuses.get(info.did) ?? '' }
+    }
+    cursor = page.cursor
+  } while (cursor !== undefined)
+}
+
+function addLooking(account: Command): void {
+  adminCommand(account, 'list', 'all accounts').action(async (options: PdsOptions) => {
+    const rows: Record<string, unknown>[] = []
+    for await (const { did, handle, email, status, indexedAt } of accountsOf(clientOf(options))) {
+      rows.push({ did, handle, email, status, created: indexedAt })
+    }
+    printRows(options, rows)
+  })
+  adminCommand(account, 'info <account>', 'one account, by handle or DID').action(
+    async (name: string, options: PdsOptions) => {
+      const client = clientOf(options)
+      const did = await didOf(client, name)
+      const info = await client.query<AccountView>('com.atproto.admin.getAccountInfo', { did })
+      const status = await client.query<object>('com.atproto.admin.getSubjectStatus', { did })
+      print(options, { ...info, ...status, subject: undefined })
+    },
+  )
+  adminCommand(account, 'search [email]', 'accounts whose e-mail address contains this').action(
+    async (email: string | undefined, options: PdsOptions) => {
+      const { accounts } = await clientOf(options).query<{ accounts: AccountView[] }>(
+        'com.atproto.admin.searchAccounts',
+        { email, limit: 100 },
+      )
+      printRows(
+        options,
+        accounts.map(({ did, handle, email }) => ({ did, handle, email })),
+      )
+    },
+  )
+}
+
+function addMaking(account: Command): void {
+  adminCommand(account, 'create <handle> <email>', 'make an account; without --password one is made up and printed')
+    .option('--password <password>', 'its password')
+    .action(async (handle: string, email: string, options: PdsOptions & { password?: string }) => {
+      const client = clientOf(options)
+      const password = options.password ?? newPassword()
+      const { code } = await client.procedure<{ code: string }>('com.atproto.server.createInviteCode', { useCount: 1 })
+      // Without the admin's credentials: it is signed up like anybody.
+      const body = { handle, email, password, inviteCode: code }
+      const made = await new XrpcClient(options.pds).procedure<{ did: string; handle: string }>(
+        'com.atproto.server.createAccount',
+        body,
+      )
+      const shown = options.password === undefined ? { password } : {}
+      print(options, { did: made.did, handle: made.handle, ...shown })
+    })
+  adminCommand(account, 'update <account>', 'change handle, e-mail address or signing key')
+    .option('--handle <handle>', 'the new handle')
+    .option('--email <email>', 'the new e-mail address')
+    .option('--signing-key <did:key>', 'the new signing key, reserved before')
+    .action(async (name: string, options: PdsOptions & { handle?: string; email?: string; signingKey?: string }) => {
+      const client = clientOf(options)
+      const did = await didOf(client, name)
+      const { handle, email, signingKey } = options
+      if (!handle && !email && !signingKey)
+        throw new Error('nothing to change: give --handle, --email or --signing-key')
+      if (email) await client.procedure('com.atproto.admin.updateAccountEmail', { account: did, email })
+      if (handle) await client.procedure('com.atproto.admin.updateAccountHandle', { did, handle })
+      if (signingKey) await client.procedure('com.atproto.admin.updateAccountSigningKey', { did, signingKey })
+      print(options, { did, handle, email, signingKey })
+    })
+  adminCommand(
+    account,
+    'reset-password <account>',
+    'set another password; without --password one is made up and printed',
+  )
+    .option('--password <password>', 'the new password')
+    .action(async (name: string, options: PdsOptions & { password?: string }) => {
+      const client = clientOf(options)
+      const did = await didOf(client, name)
+      const password = options.password ?? newPassword()
+      await client.procedure('com.atproto.admin.updateAccountPassword', { did, password })
+      print(options, { did, ...(options.password === undefined ? { password } : {}) })
+    })
+}
+
+function addEnding(account: Command): void {
+  const setStatus = async (name: string, options: PdsOptions, change: object) => {
+    const client = clientOf(options)
+    const did = await didOf(client, name)
+    const body = { subject: repoRef(did), ...change }
+    print(options, {
+      did,
+      ...(await client.procedure<object>('com.atproto.admin.updateSubjectStatus', body)),
+      subject: undefined,
+    })
+  }
+  adminCommand(account, 'takedown <account>', 'stop serving an account')
+    .option('--ref <text>', 'a reference for your own records')
+    .action((name: string, options: PdsOptions & { ref?: string }) =>
+      setStatus(name, options, { takedown: { applied: true, ref: options.ref ?? String(Date.now()) } }),
+    )
+  adminCommand(account, 'untakedown <account>', 'serve an account again').action((name: string, options: PdsOptions) =>
+    setStatus(name, options, { takedown: { applied: false } }),
+  )
+  adminCommand(account, 'deactivate <account>', 'pause an account as its owner would').action(
+    (name: string, options: PdsOptions) => setStatus(name, options, { deactivated: { applied: true } }),
+  )
+  adminCommand(account, 'activate <account>', 'end a pause').action((name: string, options: PdsOptions) =>
+    setStatus(name, options, { deactivated: { applied: false } }),
+  )
+  adminCommand(
+    account,
+    'delete <did>',
+    'delete an account and all it has; takes its DID, so that no slip of a handle deletes another',
+  )
+    .requiredOption('--yes', 'there is no way back')
+    .action(async (did: string, options: PdsOptions) => {
+      if (!did.startsWith('did:')) throw new Error('give the DID of the account, see: millisky account info')
+      await clientOf(options).procedure('com.atproto.admin.deleteAccount', { did })
+      print(options, { did, deleted: true })
+    })
+}
+
+export function accountCommand(): Command {
+  const account = new Command('account').description('accounts of a PDS: list, info, create, takedown …')
+  addLooking(account)
+  addMaking(account)
+  addEnding(account)
+  return account
+}
+
+function count(text: string): number {
+  if (!/^[1-9]\d{0,5}$/.test(text)) throw new InvalidArgumentError('A whole number above 0.')
+  return Number(text)
+}
+
+export function inviteCommand(): Command {
+  const invite = new Command('invite').description('invite codes of a PDS: create, list, disable')
+  adminCommand(invite, 'create', 'make an invite code')
+    .option('--uses <n>', 'how often it may be used', count, 1)
+    .option('--for <did>', 'the account that may hand it out')
+    .action(async (options: PdsOptions & { uses: number; for?: string }) => {
+      const body = { useCount: options.uses, ...(options.for ? { forAccount: options.for } : {}) }
+      print(options, await clientOf(options).procedure('com.atproto.server.createInviteCode', body))
+    })
+  adminCommand(invite, 'list', 'the newest invite codes')
+    .option('--limit <n>', 'how many', count, 100)
+    .action(async (options: PdsOptions & { limit: number }) => {
+      const { codes } = await clientOf(options).query<{ codes: InviteView[] }>('com.atproto.admin.getInviteCodes', {
+        sort: 'recent',
+        limit: options.limit,
+      })
+      printRows(
+        options,
+        codes.map(({ code, available, uses, disabled, forAccount }) => {
+          return { code, uses: available, used: uses.length, disabled, for: forAccount }
+        }),
+      )
+    })
+  adminCommand(invite, 'disable <codes...>', 'take invite codes back').action(
+    async (codes: string[], options: PdsOptions) => {
+      await clientOf(options).procedure('com.atproto.admin.disableInviteCodes', { codes })
+      print(options, { disabled: codes.join(' ') })
+    },
+  )
+  return invite
+}
+
+export function requestCrawlCommand(): Command {
+  const command = new Command('request-crawl')
+    .description('ask relays to crawl a PDS')
+    .argument('<relays...>', 'URLs of relays')
+    .addOption(new Option('--pds <url>', 'the PDS').env('MILLISKY_PDS').default(PDS_DEFAULT))
+  return command.action(async (relays: string[], options: PdsOptions) => {
+    const hostname = new URL(options.pds).host
+    for (const relay of relays) {
+      await new XrpcClient(relay).procedure('com.atproto.sync.requestCrawl', { hostname })
+      process.stdout.write(`${relay} was asked to crawl ${hostname}\n`)
+    }
+  })
+}
