@@ -8,6 +8,7 @@ import { utf8 } from '@millisky/core/bytes'
 import { sha256 } from '@millisky/core/hash'
 import type { Did } from '@millisky/core/syntax'
 import { type AccountState, UNKNOWN_ACCOUNT } from '@millisky/core/verify'
+import type { AccountQuota } from './quotas.ts'
 import type { AccountStore, HostId, StoredAccount } from './store/store.ts'
 
 /**
@@ -38,6 +39,8 @@ export class Account<E> {
   waiting: E[] = []
   /** When its host was last asked whether it is active after all. */
   askedAt = 0
+  /** What is left of what it may send; made with its first event. */
+  quota: AccountQuota | null = null
   #number: number | undefined
 
   constructor(did: Did) {

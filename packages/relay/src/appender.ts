@@ -4,6 +4,7 @@
  */
 import type { AccountState } from '@millisky/core/verify'
 import type { Account } from './accounts.ts'
+import { TAKENDOWN } from './status.ts'
 import type { HostId } from './store/store.ts'
 
 /** The writing side of the event log. */
@@ -88,7 +89,7 @@ export class Appender<E> {
   }
 }
 
-/** What is said of an account with a status of ours is that status, which is not to be hidden along with its events. */
+/** What is said of an account that is taken down is that, which is not to be hidden along with its events. */
 function entryOf<E>({ frame, account, state }: Admitted<E>): { frame: Uint8Array; account: number } {
-  return { frame, account: state.local === null ? account.number : 0 }
+  return { frame, account: state.local === TAKENDOWN ? 0 : account.number }
 }

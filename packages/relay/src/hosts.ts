@@ -8,7 +8,16 @@
 import { Refused } from '@millisky/core/errors'
 import type { Policy } from '@millisky/core/verify'
 import { domainsOf, type HostName } from './hostname.ts'
-import { type Reject, Rejects } from './rejects.ts'
+import {
+  type Bucket,
+  type Conduct,
+  type Delay,
+  EventQuota,
+  foreignBucket,
+  type HostLimits,
+  limitsOf,
+} from './quotas.ts'
+import { isWrong, type Reject, Rejects } from './rejects.ts'
 import {
   type DomainBanStore,
   HOST_HISTORY_MAX,
@@ -17,11 +26,17 @@ import {
   type HostRecord,
   type HostStatus,
   type HostStore,
+  type SettingStore,
 } from './store/store.ts'
 import { Window } from './window.ts'
 
 /** Right commits in a row after which a host that is only observed is held to the strict rules. */
 export const STREAK_FOR_STRICT = 1_000
+/** Setting of trusted domains that administrators have added. */
+const TRUSTED = 'trusted-domains'
+
+/** What of a host's limits is set, see {@link HostRecord}. */
+export type SetLimits = Partial<Pick<HostRecord, 'accountLimit' | 'perSecond' | 'perHour' | 'perDay'>>
 
 /** One host while the process runs. */
 export class Host {
@@ -48,9 +63,30 @@ export class Host {
   isUnsaved = false
   /** Wakes the socket when there is room again. */
   readonly waiters: (() => void)[] = []
+  /** What is left of its limits. */
+  readonly quota: EventQuota
+  /** Left for `#identity` events about accounts that are not known to be here. */
+  readonly strangers: Bucket
+  conduct: Conduct = { admitted: 0, wrong: 0 }
+  /** Accounts that are about to be counted in `record.accounts`. */
+  newcomers = 0
+  /** Accounts beyond its number, as far as they are remembered. */
+  readonly refused = new Set<string>()
+  /** The last long wait for a limit, while that is not long ago. */
+  slow: { delay: Delay; at: number } | null = null
+  /** How often it was read later than it could have been, by why. */
+  readonly delays: Record<Delay, number> = {
+    'per-second': 0,
+    'per-hour': 0,
+    'per-day': 0,
+    identities: 0,
+    intake: 0,
+  }
 
-  constructor(record: HostRecord) {
+  constructor(record: HostRecord, limits: HostLimits, now: number) {
     this.record = record
+    this.quota = new EventQuota(limits, now)
+    this.strangers = foreignBucket(now)
     this.window = new Window(record.cursor)
     this.resumeAt = record.cursor
   }
@@ -71,8 +107,13 @@ export class Host {
 export interface HostsParts {
   store: HostStore
   bans: DomainBanStore
+  settings: SettingStore
   /** Of hosts that are new. */
   policy: Policy
+  /** Accounts that a new host may have. */
+  accountLimit: number
+  /** Names of hosts, or `*.domain` for all in a domain, with higher limits. */
+  trustedDomains: readonly string[]
   now: () => number
   /** Told after a host's status changed. */
   onStatus?: (host: Host, before: HostStatus) => void
@@ -85,13 +126,17 @@ export class Hosts {
   readonly #byId = new Map<HostId, Host>()
   readonly #byName = new Map<string, Host>()
   readonly #bannedDomains = new Set<string>()
+  readonly #trusted: Set<string>
 
   constructor(parts: HostsParts) {
     this.#parts = parts
+    this.#trusted = new Set(parts.trustedDomains)
   }
 
   async load(): Promise<void> {
-    for (const record of await this.#parts.store.all()) this.#add(new Host(record))
+    const added = await this.#parts.settings.get(TRUSTED)
+    for (const domain of added === null ? [] : (JSON.parse(added) as string[])) this.#trusted.add(domain)
+    for (const record of await this.#parts.store.all()) this.#add(record)
     for (const domain of await this.#parts.bans.all()) this.#bannedDomains.add(domain)
   }
 
@@ -133,11 +178,14 @@ export class Hosts {
       streak: 0,
       accounts: 0,
       accountLimit: null,
+      perSecond: null,
+      perHour: null,
+      perDay: null,
+      growth: 0,
+      growthAt: now,
       history: [],
     })
-    const host = new Host(record)
-    this.#add(host)
-    return host
+    return this.#add(record)
   }
 
   /** Brings a host to a status, unless it is there. Resolves when that is saved. */
@@ -166,6 +214,7 @@ export class Hosts {
 
   noteReject(host: Host, reject: Omit<Reject, 'at'>): void {
     host.rejects.add({ at: this.#parts.now(), ...reject })
+    if (isWrong(reject.reason)) host.conduct.wrong++
   }
 
   async setPolicy(host: Host, policy: Policy, pinned: boolean): Promise<void> {
@@ -173,9 +222,52 @@ export class Hosts {
     await this.#parts.store.update(host.id, { policy, pinned })
   }
 
-  async setAccountLimit(host: Host, accountLimit: number): Promise<void> {
-    host.record = { ...host.record, accountLimit }
-    await this.#parts.store.update(host.id, { accountLimit })
+  /** What a host may do now. */
+  limits(host: Host): HostLimits {
+    return limitsOf(host.record, this.#parts.accountLimit, this.isTrusted(host.hostname))
+  }
+
+  /** Sets limits of a host for good; null gives one back to what it comes to by itself. */
+  async setLimits(host: Host, limits: SetLimits): Promise<void> {
+    host.record = { ...host.record, ...limits }
+    await this.#parts.store.update(host.id, limits)
+  }
+
+  /** The limits of a host have doubled so often. */
+  noteGrowth(host: Host, growth: number): void {
+    const growthAt = this.#parts.now()
+    host.record = { ...host.record, growth, growthAt }
+    this.#parts.store.update(host.id, { growth, growthAt }).catch(this.#parts.onError)
+  }
+
+  isTrusted(hostname: string): boolean {
+    if (this.#trusted.has(hostname)) return true
+    for (const domain of domainsOf(hostname)) {
+      if (domain !== hostname && this.#trusted.has(`*.${domain}`)) return true
+    }
+    return false
+  }
+
+  trustedDomains(): string[] {
+    return [...this.#trusted].sort()
+  }
+
+  /** @throws {Refused} when it is trusted already */
+  async addTrustedDomain(domain: string): Promise<void> {
+    if (this.#trusted.has(domain)) throw new Refused('InvalidRequest', 'domain is already trusted')
+    this.#trusted.add(domain)
+    const added = [...this.#trusted].filter(known => !this.#parts.trustedDomains.includes(known))
+    await this.#parts.settings.set(TRUSTED, JSON.stringify(added))
+  }
+
+  /** Sets how many accounts hosts have; those not named have none. */
+  setCounts(counts: ReadonlyMap<HostId, number>): void {
+    for (const host of this.#byId.values()) {
+      const accounts = counts.get(host.id) ?? 0
+      if (host.record.accounts === accounts) continue
+      host.record = { ...host.record, accounts }
+      host.isUnsaved = true
+    }
   }
 
   /** A commit of the host was right by the strict rules, or it was not: enough in a row, and they are enforced. */
@@ -231,9 +323,12 @@ export class Hosts {
     this.#bannedDomains.delete(domain)
   }
 
-  #add(host: Host): void {
+  #add(record: HostRecord): Host {
+    const limits = limitsOf(record, this.#parts.accountLimit, this.isTrusted(record.hostname))
+    const host = new Host(record, limits, this.#parts.now())
     this.#byId.set(host.id, host)
     this.#byName.set(host.hostname, host)
+    return host
   }
 }
 

@@ -13,7 +13,11 @@ import type { Account, Accounts } from './accounts.ts'
 import type { Appender } from './appender.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { Lookup } from './lookups.ts'
+import { AccountQuota } from './quotas.ts'
 import type { RejectReason } from './rejects.ts'
+import { statusOf } from './status.ts'
+import type { HostId } from './store/store.ts'
+import type { Throttle } from './throttle.ts'
 import type { Outcome, StatedIdentity } from './verifiers/job.ts'
 import type { Verifiers } from './verifiers.ts'
 import type { Slot } from './window.ts'
@@ -78,6 +82,9 @@ export interface IngestParts {
   appender: Appender<Incoming>
   limits?: Partial<IngestLimits>
   now: () => number
+  throttle: Throttle
+  /** An account sends more commits than one may. */
+  onFlood(account: Account<Incoming>): void
   /** Asks an account's host whether it is active after all; null when there is no answer. */
   isActive(host: Host, did: Did): Promise<boolean | null>
   /** A frame that was taken turned out to be none. */
@@ -116,8 +123,19 @@ export class Ingest {
    * @throws BrokenFrame at the first that is none
    */
   take(host: Host, frames: readonly Uint8Array[]): Promise<void> | undefined {
+    if (!this.#parts.throttle.take(host, frames.length)) return this.#takeSlowly(host, frames)
     for (const frame of frames) this.#accept(host, frame)
     return this.#hasRoom(host) ? undefined : this.#room(host)
+  }
+
+  /** Takes frames one by one, as the host's limits allow. What is left when it is disconnected comes again. */
+  async #takeSlowly(host: Host, frames: readonly Uint8Array[]): Promise<void> {
+    const { throttle } = this.#parts
+    for (const frame of frames) {
+      while (!throttle.take(host, 1)) if (!(await throttle.pause(host))) return
+      this.#accept(host, frame)
+      if (!this.#hasRoom(host)) await this.#room(host)
+    }
   }
 
   /** Resolves when nothing is under way. */
@@ -129,9 +147,7 @@ export class Ingest {
   async announce(account: Account<Incoming>, local: string | null): Promise<void> {
     account.state = { ...account.state, local }
     if (account.durable) account.durable = { ...account.durable, local }
-    const { active, status } = account.state
-    const told = local === null ? { active, status } : { active: false, status: local }
-    const frame = encodeFrame(accountEvent({ did: account.did, ...told }, this.#time()))
+    const frame = encodeFrame(accountEvent({ did: account.did, ...statusOf(account.state) }, this.#time()))
     const { state, hostId } = account
     await new Promise<void>(done => this.#parts.appender.add({ frame, account, state, hostId, done }))
   }
@@ -203,6 +219,7 @@ export class Ingest {
   }
 
   async #room(host: Host): Promise<void> {
+    this.#parts.throttle.note(host, host.lookups >= this.#limits.hostLookups ? 'identities' : 'intake')
     while (!this.#hasRoom(host)) {
       await new Promise<void>(resolve => {
         host.waiters.push(resolve)
@@ -220,7 +237,16 @@ export class Ingest {
 
   /** Looks at the first event that waits. The account is busy. */
   #next(account: Account<Incoming>): void {
-    const event = account.waiting[0]
+    let event = account.waiting[0]
+    for (
+      let over = event && this.#overQuota(account, event);
+      event && over;
+      over = event && this.#overQuota(account, event)
+    ) {
+      account.waiting.shift()
+      this.#reject(account, event, over)
+      event = account.waiting[0]
+    }
     if (event === undefined) {
       account.isBusy = false
       return
@@ -235,6 +261,19 @@ export class Ingest {
     const identity = lookup.peek(account.did)
     if (identity) this.#submit(account, identity)
     else this.#resolve(account, event)
+  }
+
+  /** Why nobody is even asked who the account is. */
+  #overQuota(account: Account<Incoming>, event: Incoming): RejectReason | null {
+    const { throttle, hosts, now } = this.#parts
+    const { host, t } = event
+    if (account.hostId === null && !throttle.hasRoom(host)) {
+      throttle.refuse(host, account.did)
+      return 'account-quota'
+    }
+    if (t !== '#identity' || event.isExpired || account.hostId === host.id || hosts.isTrusted(host.hostname))
+      return null
+    return host.strangers.take(now()) ? null : 'identity-rate'
   }
 
   /** Asks who the account is, then goes on. */
@@ -328,21 +367,50 @@ export class Ingest {
       this.#reject(account, event, wrong)
       return
     }
-    const state: AccountState = { ...next, local }
     const hostId = t === '#identity' ? account.hostId : host.id
+    const over = this.#takeQuota(account, event, hostId)
+    if (over !== null) {
+      this.#reject(account, event, over)
+      return
+    }
+    const state: AccountState = { ...next, local }
+    const isNewcomer = hostId !== account.hostId
+    if (isNewcomer) {
+      host.newcomers++
+      host.refused.delete(account.did)
+    }
     account.state = state
     account.hostId = hostId
     host.eventsAdmitted++
+    host.conduct.admitted++
     if (t === '#commit') this.#parts.hosts.noteCommit(host, !notes.some(note => UNCLEAN.has(note)))
     this.#parts.observer?.admitted?.(host, t, notes)
     const frame = this.#toEmit(account, event, notes)
-    this.#parts.appender.add({ frame, account, state, hostId, done: () => this.#end(event) })
+    const done = () => {
+      if (isNewcomer) host.newcomers--
+      this.#end(event)
+    }
+    this.#parts.appender.add({ frame, account, state, hostId, done })
+  }
+
+  /** Charges host and account for an event that is right; the reason if one of them has nothing left. */
+  #takeQuota(account: Account<Incoming>, { host, t }: Incoming, hostId: HostId | null): RejectReason | null {
+    const { throttle, now, onFlood } = this.#parts
+    if (hostId !== host.id) return null
+    if (hostId !== account.hostId && !throttle.hasRoom(host)) {
+      throttle.refuse(host, account.did)
+      return 'account-quota'
+    }
+    account.quota ??= new AccountQuota(now())
+    if (account.quota.take(t, now())) return null
+    if (t === '#commit') onFlood(account)
+    return 'account-rate'
   }
 
   /** What goes out differs from what came in only where this relay must speak for itself. */
   #toEmit(account: Account<Incoming>, { frame, t }: Incoming, notes: readonly Reason[]): Uint8Array {
     const { local } = account.state
-    if (t === '#account' && local !== null) return rewriteFrame(decodeFrame(frame), { active: false, status: local })
+    if (t === '#account' && local !== null) return rewriteFrame(decodeFrame(frame), { ...statusOf(account.state) })
     if (t !== '#identity') return frame
     const decoded = decodeFrame(frame)
     const { handle } = decoded.body

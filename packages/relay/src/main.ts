@@ -16,16 +16,19 @@ import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
 import type { RelaySettings } from './config.ts'
 import { Crawl } from './crawl.ts'
+import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
 import { Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
 import { Lookup } from './lookups.ts'
-import { observeIngest, observeRelay } from './metrics.ts'
+import { observeDelays, observeIngest, observeRelay } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
+import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
 import { createSqlStore } from './store/sql.ts'
 import type { RelayStore } from './store/store.ts'
+import { Throttle } from './throttle.ts'
 import { RELAY_MARKER, Upstreams } from './upstreams.ts'
 import { Verifiers } from './verifiers.ts'
 
@@ -64,6 +67,8 @@ interface Ground {
   version: string
   store: RelayStore
   events: SegmentLog
+  /** Events of the log that a crash had kept from the store. */
+  folded: number
   fetcher: Fetcher
   /** For the directory, which the operator names. */
   plcFetcher: Fetcher
@@ -79,6 +84,9 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   const { hosts, crawl } = running
   await hosts.load()
   await crawl.load()
+  await running.floods.load()
+  // The log tells of accounts but not of whom they are counted for.
+  if (ground.folded > 0) hosts.setCounts(await store.accounts.countByHost())
   const subscription = new Subscription({
     log: events,
     now,
@@ -101,6 +109,8 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await Promise.race([running.ingest.idle(), sleep(DRAIN_MS, undefined, { ref: false })])
     await running.appender.idle()
     for (const timer of timers) clearInterval(timer)
+    running.throttle.close()
+    running.floods.close()
     await running.fold.save()
     await subscription.close()
     await Promise.all([http.close(), scraped?.close()])
@@ -140,7 +150,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
   const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log }))
   const masked = new Set<number>()
   for (let after = ''; ; ) {
-    const page = await store.accounts.listLocal(after, 1_000)
+    const page = await store.accounts.listLocal(TAKENDOWN, after, 1_000)
     if (page.length === 0) break
     for (const { did } of page) masked.add(accountNumber(did))
     after = page.at(-1)!.did
@@ -165,6 +175,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     userAgent,
     store,
     events,
+    folded,
     metrics: createMetrics({ process: true }),
     fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
@@ -179,7 +190,10 @@ function compose(ground: Ground) {
   const hosts = new Hosts({
     store: store.hosts,
     bans: store.bans,
+    settings: store.settings,
     policy: settings.lenient ? 'observe' : 'strict',
+    accountLimit: settings.accountLimit,
+    trustedDomains: settings.trustedDomains,
     now,
     onError,
     onStatus: ({ hostname, record }, before) => {
@@ -206,8 +220,13 @@ function compose(ground: Ground) {
     onCrash: error => log.error({ err: error }, 'a verifier died and was replaced'),
   })
   const appender = new Appender<Incoming>({ log: events, fold: admitted => fold.take(admitted), onFatal })
+  const throttle = new Throttle({ hosts, now, onDelay: observeDelays(metrics) })
+  const announce: Ingest['announce'] = (account, local) => ingest.announce(account, local)
+  const floods = new Floods({ accounts, store: store.accounts, announce, now, onError })
   const ingest: Ingest = new Ingest({
     hosts,
+    throttle,
+    onFlood: account => floods.start(account),
     accounts,
     verifiers,
     appender,
@@ -224,6 +243,7 @@ function compose(ground: Ground) {
   const upstreams = new Upstreams({
     hosts,
     take: (host, frames) => ingest.take(host, frames),
+    release: host => throttle.release(host),
     reach: { allowPrivate: settings.allowInsecureHosts },
     userAgent,
     now,
@@ -241,12 +261,12 @@ function compose(ground: Ground) {
     isClosed: settings.disableRequestCrawl,
     newHostsPerDay: settings.newHostsPerDay,
   })
-  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl }
+  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, throttle, floods }
 }
 
 function serve(ground: Ground, running: ReturnType<typeof compose>, subscription: Subscription) {
   const { settings, log, metrics, store, events, version, userAgent } = ground
-  const { hosts, accounts, upstreams, crawl, ingest, verifiers } = running
+  const { hosts, accounts, upstreams, crawl, ingest, verifiers, floods } = running
   const insecure = settings.allowInsecureHosts
   const http = createHttp({
     log,
@@ -259,8 +279,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
   const moderation = new Moderation({ hosts, upstreams, accounts, ingest, store, log: events })
   addSyncApi(http, xrpc, { hosts, accounts, crawl, store, save: () => running.fold.save(), insecure, version })
   const passwords = settings.adminPasswords ?? []
-  const { accountLimit } = settings
-  addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure, accountLimit })
+  addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure })
   subscription.attach(http.server, SUBSCRIBE_PATH)
   observeRelay(metrics, {
     hosts,
@@ -270,6 +289,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
     log: events,
     isConnected: host => upstreams.isConnected(host),
     accountsInMemory: () => accounts.size,
+    accountsThrottled: () => floods.size,
   })
   return http
 }

@@ -2,8 +2,9 @@
 import { REASONS } from '@millisky/core/verify'
 import type { Subscription } from '@millisky/server/subscribe'
 import type { Metrics } from '@millisky/server/trace'
-import type { Hosts } from './hosts.ts'
+import type { Host, Hosts } from './hosts.ts'
 import type { Ingest, IngestParts } from './ingest.ts'
+import { DELAYS, type Delay } from './quotas.ts'
 import { REJECT_REASONS } from './rejects.ts'
 import { HOST_STATUSES } from './store/store.ts'
 import type { Verifiers } from './verifiers.ts'
@@ -30,6 +31,14 @@ export function observeIngest(metrics: Metrics): NonNullable<IngestParts['observ
   }
 }
 
+/** Counts how often hosts are read later than they could be. */
+export function observeDelays(metrics: Metrics): (host: unknown, delay: Delay) => void {
+  const delayed = metrics.counter('relay_hosts_delayed_total', 'Times that a host had to wait, by what for.', {
+    why: DELAYS,
+  })
+  return (_host, why) => delayed.inc({ why })
+}
+
 export interface Observed {
   hosts: Hosts
   ingest: Ingest
@@ -38,6 +47,7 @@ export interface Observed {
   isConnected: (host: ReturnType<Hosts['list']>[number]) => boolean
   log: { readonly head: number; readonly oldest: number }
   accountsInMemory: () => number
+  accountsThrottled: () => number
 }
 
 /** Gauges that are read at each scrape. */
@@ -60,8 +70,17 @@ export function observeRelay(metrics: Metrics, parts: Observed): void {
   plain('relay_ingest_bytes', 'Bytes of events under way.', () => ingest.load.bytes)
   plain('relay_verify_pending', 'Groups of events that wait for a verdict.', () => verifiers.pending)
   plain('relay_accounts_in_memory', 'Accounts in memory.', parts.accountsInMemory)
+  plain('relay_accounts', 'Accounts that are not deleted.', () => sum(hosts, host => host.record.accounts))
+  plain('relay_accounts_throttled', 'Accounts that flooded and are not heard for a while.', parts.accountsThrottled)
+  plain('relay_accounts_refused', 'Accounts beyond the number of their hosts, as far as they are remembered.', () =>
+    sum(hosts, host => host.refused.size),
+  )
   plain('relay_consumers', 'Consumers that are connected.', () => subscription.totals().consumers)
   plain('relay_consumers_events', 'Events sent to consumers since the start.', () => subscription.totals().events)
   plain('relay_consumers_bytes', 'Bytes sent to consumers since the start.', () => subscription.totals().bytes)
   plain('relay_consumers_lag_max', 'How far the last consumer is behind.', () => subscription.totals().lagMax)
+}
+
+function sum(hosts: Hosts, read: (host: Host) => number): number {
+  return hosts.list().reduce((total, host) => total + read(host), 0)
 }

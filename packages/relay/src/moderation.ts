@@ -4,10 +4,9 @@ import type { Did } from '@millisky/core/syntax'
 import type { Accounts } from './accounts.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { Incoming, Ingest } from './ingest.ts'
+import { TAKENDOWN } from './status.ts'
 import type { RelayStore } from './store/store.ts'
 import type { Upstreams } from './upstreams.ts'
-
-export const TAKENDOWN = 'takendown'
 
 /** The side of the event log that hides accounts from readers. */
 export interface MaskedLog {
@@ -47,7 +46,7 @@ export class Moderation {
   /** Takes a takedown back; consumers are told what the account's host says of it. @throws {Refused} 404 */
   async reverseTakedown(did: Did): Promise<void> {
     const account = await this.#known(did)
-    if (account.state.local === null) return
+    if (account.state.local !== TAKENDOWN) return
     await this.#parts.store.accounts.setLocal(did, null)
     this.#parts.log.unmask(account.number)
     await this.#parts.ingest.announce(account, null)
@@ -55,7 +54,7 @@ export class Moderation {
 
   /** DIDs that are taken down, in order, and where to go on. */
   async takedowns(after: string, limit: number): Promise<Did[]> {
-    return (await this.#parts.store.accounts.listLocal(after, limit)).map(({ did }) => did)
+    return (await this.#parts.store.accounts.listLocal(TAKENDOWN, after, limit)).map(({ did }) => did)
   }
 
   /** Ends the connection to a host; it stays as it is, and is dialled again at the next start or request. */

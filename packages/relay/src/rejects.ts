@@ -8,6 +8,9 @@ export const INTAKE_REASON_TEXT = {
   'seq-not-rising': 'the seq is not above that of the event before',
   'unknown-op': 'the op or type of the frame is not known; it was skipped',
   'identity-unavailable': 'the DID could not be resolved in time',
+  'account-quota': 'the host has as many accounts as it may have, and this is one more',
+  'account-rate': 'the account sends more events than one account may',
+  'identity-rate': 'the host sends more #identity events about accounts of others than it may',
   failed: 'an error of this relay; the event was not passed on',
 } as const
 
@@ -16,6 +19,25 @@ export const REJECT_REASONS = [...REASONS, ...Object.keys(INTAKE_REASON_TEXT)] a
 
 export function textOf(reason: RejectReason): string {
   return { ...REASON_TEXT, ...INTAKE_REASON_TEXT }[reason]
+}
+
+/** Reasons that say nothing against a host: late or repeated events, and what only concerns this relay. */
+const HARMLESS: ReadonlySet<RejectReason> = new Set<RejectReason>([
+  'seq-not-rising',
+  'unknown-op',
+  'unknown-type',
+  'rev-stale',
+  'sync-unchanged',
+  'account-inactive',
+  'account-blocked',
+  'identity-unavailable',
+  'account-quota',
+  'failed',
+])
+
+/** Whether a host that is as it should be never has events dropped for this. */
+export function isWrong(reason: RejectReason): boolean {
+  return !HARMLESS.has(reason)
 }
 
 /** One event that did not get through. */

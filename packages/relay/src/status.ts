@@ -2,14 +2,19 @@
 import { Refused } from '@millisky/core/errors'
 import type { StoredAccount } from './store/store.ts'
 
+/** Statuses given here. */
+export const TAKENDOWN = 'takendown'
+export const THROTTLED = 'throttled'
+
 export interface ToldStatus {
   active: boolean
   status?: string
 }
 
 /** Ours is stronger than that of its host; `throttled` alone leaves an account active. Source: account spec. */
-export function statusOf({ active, status, local }: StoredAccount): ToldStatus {
-  if (local !== null) return { active: false, status: local }
+export function statusOf({ active, status, local }: Pick<StoredAccount, 'active' | 'status' | 'local'>): ToldStatus {
+  if (local === THROTTLED && active) return { active, status: THROTTLED }
+  if (local !== null && local !== THROTTLED) return { active: false, status: local }
   return status === null ? { active } : { active, status }
 }
 

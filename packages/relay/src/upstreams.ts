@@ -24,6 +24,8 @@ export interface UpstreamsParts {
   hosts: Hosts
   /** Takes frames; see `Ingest.take`. */
   take(host: Host, frames: readonly Uint8Array[]): Promise<void> | undefined
+  /** Ends what `take` waits for: nobody listens to the host any more. */
+  release?(host: Host): void
   reach: Reach
   userAgent: string
   now: () => number
@@ -97,6 +99,7 @@ export class Upstreams {
     if (!upstream) return
     this.#upstreams.delete(host)
     host.connectedAt = null
+    this.#parts.release?.(host)
     await upstream.follow.stop()
   }
 

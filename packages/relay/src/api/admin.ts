@@ -13,8 +13,9 @@ import type { Metrics } from '@millisky/server/trace'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Crawl } from '../crawl.ts'
 import { parseDomain, parseHostname } from '../hostname.ts'
-import type { Host, Hosts } from '../hosts.ts'
+import type { Host, Hosts, SetLimits } from '../hosts.ts'
 import type { Moderation } from '../moderation.ts'
+import type { HostLimits } from '../quotas.ts'
 import { textOf } from '../rejects.ts'
 import type { Upstreams } from '../upstreams.ts'
 
@@ -31,7 +32,6 @@ export interface AdminApiParts {
   /** Any of these opens it; without one it stays shut. */
   passwords: readonly string[]
   insecure: boolean
-  accountLimit: number
 }
 
 /** Tells whether a request carries one of the passwords, as Bearer or as Basic of the user `admin`. */
@@ -114,6 +114,20 @@ function integer(text: string): number {
   return value
 }
 
+/** Fields of changeLimits as bigsky named them. 0 gives a rate back to what the host has come to. */
+function limitsGiven(request: FastifyRequest): SetLimits {
+  const limits: SetLimits = {}
+  if (has(request, 'repo_limit')) limits.accountLimit = integer(given(request, 'repo_limit'))
+  for (const [field, name] of [
+    ['per_second', 'perSecond'],
+    ['per_hour', 'perHour'],
+    ['per_day', 'perDay'],
+  ] as const) {
+    if (has(request, field)) limits[name] = integer(given(request, field)) || null
+  }
+  return limits
+}
+
 function didOf(request: FastifyRequest) {
   const did = given(request, 'did')
   if (!isDid(did)) throw new Refused('InvalidRequest', 'did is not a DID')
@@ -177,7 +191,7 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     return SUCCESS
   })
   admin.get('/admin/pds/list', () =>
-    hosts.list().map(host => listedHost(host, upstreams.isConnected(host), parts.accountLimit)),
+    hosts.list().map(host => listedHost(host, upstreams.isConnected(host), hosts.limits(host))),
   )
   admin.get('/admin/pds/report', request =>
     report(hostOf(request, parts), upstreams.isConnected(hostOf(request, parts))),
@@ -192,7 +206,7 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
   })
   admin.post('/admin/pds/changeLimits', async request => {
     const host = hostOf(request, parts)
-    if (has(request, 'repo_limit')) await hosts.setAccountLimit(host, integer(given(request, 'repo_limit')))
+    await hosts.setLimits(host, limitsGiven(request))
     if (has(request, 'policy')) {
       const policy = given(request, 'policy')
       if (policy !== 'strict' && policy !== 'observe')
@@ -219,9 +233,8 @@ function addRepoRoutes(admin: FastifyInstance, { moderation }: AdminApiParts): v
   })
 }
 
-/** Names of fields as the scripts know them. Rates that are not limited have the maximum -1. */
-function listedHost({ record, window, eventsSeen }: Host, isConnected: boolean, accountLimit: number) {
-  const unlimited = { Max: -1, Window: 0 }
+/** Names of fields as the scripts know them. */
+function listedHost({ record, window, eventsSeen }: Host, isConnected: boolean, limits: HostLimits) {
   return {
     ID: record.id,
     CreatedAt: new Date(record.createdAt).toISOString(),
@@ -233,17 +246,17 @@ function listedHost({ record, window, eventsSeen }: Host, isConnected: boolean, 
     Cursor: window.cursor ?? 0,
     Registered: record.status !== 'banned',
     Blocked: record.status === 'banned',
-    RateLimit: 0,
+    RateLimit: limits.perSecond,
     CrawlRateLimit: 0,
     RepoCount: record.accounts,
-    RepoLimit: record.accountLimit ?? accountLimit,
-    HourlyEventLimit: 0,
-    DailyEventLimit: 0,
+    RepoLimit: limits.accounts,
+    HourlyEventLimit: limits.perHour,
+    DailyEventLimit: limits.perDay,
     HasActiveConnection: isConnected,
     EventsSeenSinceStartup: eventsSeen,
-    PerSecondEventRate: unlimited,
-    PerHourEventRate: unlimited,
-    PerDayEventRate: unlimited,
+    PerSecondEventRate: { Max: limits.perSecond, Window: 1 },
+    PerHourEventRate: { Max: limits.perHour, Window: 3_600 },
+    PerDayEventRate: { Max: limits.perDay, Window: 86_400 },
     UserCount: record.accounts,
     Status: record.status,
     StatusReason: record.reason,

@@ -17,6 +17,11 @@ export interface HostTable {
   streak: number
   accounts: number
   account_limit: number | null
+  per_second: number | null
+  per_hour: number | null
+  per_day: number | null
+  growth: Generated<number>
+  growth_at: Generated<number>
   /** JSON array of notes. */
   history: string
 }
@@ -70,4 +75,16 @@ const tables: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables]
+const quotas: Migration = {
+  name: 'limits of hosts',
+  async up(schema, c) {
+    const run = (query: RawBuilder<unknown>) => query.execute(schema)
+    for (const column of ['per_second', 'per_hour', 'per_day']) {
+      await run(sql`alter table host add column ${sql.ref(column)} ${c.bigint}`)
+    }
+    await run(sql`alter table host add column growth ${c.integer} not null default 0`)
+    await run(sql`alter table host add column growth_at ${c.bigint} not null default 0`)
+  },
+}
+
+export const migrations: readonly Migration[] = [tables, quotas]

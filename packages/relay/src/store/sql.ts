@@ -56,6 +56,11 @@ function hostOf(row: Selectable<HostTable>): HostRecord {
     streak: row.streak,
     accounts: row.accounts,
     accountLimit: row.account_limit,
+    perSecond: row.per_second,
+    perHour: row.per_hour,
+    perDay: row.per_day,
+    growth: row.growth,
+    growthAt: row.growth_at || row.created_at,
     history: JSON.parse(row.history) as HostRecord['history'],
   }
 }
@@ -75,6 +80,11 @@ function rowOf(host: NewHost): Insertable<HostTable> {
     streak: host.streak,
     accounts: host.accounts,
     account_limit: host.accountLimit,
+    per_second: host.perSecond,
+    per_hour: host.perHour,
+    per_day: host.perDay,
+    growth: host.growth,
+    growth_at: host.growthAt,
     history: JSON.stringify(host.history),
   }
 }
@@ -91,6 +101,11 @@ function changedColumns(patch: HostPatch): Updateable<HostTable> {
     policy: patch.policy,
     pinned: pinned === undefined ? undefined : Number(pinned),
     account_limit: patch.accountLimit,
+    per_second: patch.perSecond,
+    per_hour: patch.perHour,
+    per_day: patch.perDay,
+    growth: patch.growth,
+    growth_at: patch.growthAt,
     history: history === undefined ? undefined : JSON.stringify(history),
   }
 }
@@ -147,6 +162,16 @@ function createAccountStore(db: Db<RelaySchema>): AccountStore {
       const rows = await kysely.selectFrom('account').selectAll().where('did', 'in', dids).execute()
       return rows.map(accountOf)
     },
+    async countByHost() {
+      const rows = await kysely
+        .selectFrom('account')
+        .select(['host', eb => eb.fn.countAll().as('n')])
+        .where('host', 'is not', null)
+        .where(eb => eb.or([eb('status', 'is', null), eb('status', '<>', 'deleted')]))
+        .groupBy('host')
+        .execute()
+      return new Map(rows.map(({ host, n }) => [host!, Number(n)]))
+    },
     async setLocal(did, local) {
       await kysely
         .insertInto('account')
@@ -158,9 +183,9 @@ function createAccountStore(db: Db<RelaySchema>): AccountStore {
       const rows = kysely.selectFrom('account').selectAll().where('did', '>', after).orderBy('did').limit(limit)
       return (await rows.execute()).map(accountOf)
     },
-    async listLocal(after, limit) {
+    async listLocal(local, after, limit) {
       const rows = kysely.selectFrom('account').selectAll().where('local', 'is not', null).where('did', '>', after)
-      return (await rows.orderBy('did').limit(limit).execute()).map(accountOf)
+      return (await rows.where('local', '=', local).orderBy('did').limit(limit).execute()).map(accountOf)
     },
   }
 }

@@ -22,6 +22,11 @@ const host = (hostname: string, more: Partial<NewHost> = {}): NewHost => ({
   streak: 0,
   accounts: 0,
   accountLimit: null,
+  perSecond: null,
+  perHour: null,
+  perDay: null,
+  growth: 0,
+  growthAt: 1,
   history: [],
   ...more,
 })
@@ -116,10 +121,22 @@ for (const database of testDatabases()) {
       await fold.save({ watermark: 1, accounts: [1, 2, 3].map(n => account(n)), hosts: [] })
       const dids = [testDid(1), testDid(3)].sort()
       for (const did of dids) await accounts.setLocal(did, 'takendown')
-      const listed = async (after: string) => (await accounts.listLocal(after, 1)).map(({ did }) => did)
+      await accounts.setLocal(testDid(2), 'throttled')
+      const listed = async (after: string) => (await accounts.listLocal('takendown', after, 1)).map(({ did }) => did)
       assert.deepEqual(await listed(''), [dids[0]])
       assert.deepEqual(await listed(dids[0]!), [dids[1]])
       assert.deepEqual(await listed(dids[1]!), [])
+    })
+
+    test('accounts are counted by host, without those that are deleted', async t => {
+      const { accounts, fold } = await open(t)
+      const gone = { active: false, status: 'deleted' }
+      const stored = [account(1), account(2), account(3, gone), account(4, { host: 2, status: 'x' })]
+      await fold.save({ watermark: 1, accounts: [...stored, account(5, { host: null })], hosts: [] })
+      assert.deepEqual([...(await accounts.countByHost())].sort(), [
+        [1, 2],
+        [2, 1],
+      ])
     })
 
     test('bans and settings', async t => {

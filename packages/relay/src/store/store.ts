@@ -49,8 +49,15 @@ export interface HostRecord {
   streak: number
   /** Accounts that live there and are not deleted. */
   accounts: number
-  /** Accounts it may have; null for the default. */
+  /** Accounts it may have, set by an administrator; null for what it has come to. */
   accountLimit: number | null
+  /** Events it may send, set by an administrator; null for what it has come to. */
+  perSecond: number | null
+  perHour: number | null
+  perDay: number | null
+  /** How often its limits have doubled, and when they last did or could not. */
+  growth: number
+  growthAt: number
   history: HostNote[]
 }
 
@@ -86,12 +93,14 @@ export interface StoredAccount {
 export interface AccountStore {
   /** Those of the given ones that there are, in any order. */
   load(dids: readonly Did[]): Awaitable<StoredAccount[]>
+  /** How many accounts each host has, those that are deleted excepted. Reads them all. */
+  countByHost(): Promise<Map<HostId, number>>
   /** Of an account that may not be known yet. */
   setLocal(did: Did, local: string | null): Promise<void>
   /** In order of DID, `after` excluded. */
   list(after: string, limit: number): Promise<StoredAccount[]>
-  /** Those with a status given here, in order of DID. */
-  listLocal(after: string, limit: number): Promise<StoredAccount[]>
+  /** Those with this status of ours, in order of DID. */
+  listLocal(local: string, after: string, limit: number): Promise<StoredAccount[]>
 }
 
 /** What of a host is a fold over its events. */
