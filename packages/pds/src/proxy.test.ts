@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { test } from 'node:test'
 import { gzipSync } from 'node:zlib'
-import { checkServiceSignature } from '@millisky/core/jwt'
-import { bearer, startTestPds, type TestPds, type TestUser } from './testing-pds.ts'
+import { checkServiceSignature, signServiceJwt } from '@millisky/core/jwt'
+import { basic, bearer, startTestPds, type TestPds, type TestUser } from './testing-pds.ts'
 import { json, startPdsWithAppView, startStandIn } from './testing-services.ts'
 import { SCOPES, Tokens } from './tokens.ts'
 
@@ -169,6 +169,15 @@ test('who may have requests passed on', async t => {
   assert.deepEqual(failure(await pds.get(METHOD)).slice(0, 2), [401, 'AuthMissing'])
   const takendown = { authorization: `Bearer ${await tokenOf(pds, alice, 'takendown')}` }
   assert.deepEqual(failure(await pds.get(METHOD, {}, takendown)), [400, 'InvalidToken', 'Bad token scope'])
+  const tokens = new Tokens('a secret of tests', pds.names.did, Date.now)
+  const refresh = { authorization: `Bearer ${await tokens.refresh({ did: alice.did, id: 'x' })}` }
+  assert.deepEqual(failure(await pds.get(METHOD, {}, refresh)).slice(0, 2), [400, 'InvalidToken'])
+  const key = pds.repos.signingKey((await pds.store.repos.state(alice.did))!.key)
+  const now = Math.floor(Date.now() / 1000)
+  const claims = { iss: alice.did, aud: pds.names.did, lxm: METHOD, iat: now, exp: now + 60, jti: 'x' }
+  const service = { authorization: `Bearer ${signServiceJwt(claims, key)}` }
+  assert.deepEqual(failure(await pds.get(METHOD, {}, service)).slice(0, 2), [400, 'InvalidToken'])
+  assert.deepEqual(failure(await pds.get(METHOD, {}, basic())).slice(0, 2), [400, 'InvalidToken'])
   await pds.store.accounts.update(alice.account.id, { takedown: 'mod-1' }, [])
   assert.deepEqual(failure(await pds.get(METHOD, {}, bearer(alice))).slice(0, 2), [401, 'AccountTakedown'])
   const paused = await pds.user('paused', { deactivated: true })

@@ -6,6 +6,7 @@ import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { silentLog } from '@millisky/server/trace'
+import fc from 'fast-check'
 import { bearer, startTestPds, type TestPds, type TestUser } from '../testing-pds.ts'
 import { json, startPdsWithAppView, startStandIn } from '../testing-services.ts'
 
@@ -343,4 +344,64 @@ test('services that lie where only this machine can reach are not reached', asyn
     assert.match(String(causes.at(-1)), /^(ForbiddenAddress|InvalidUrl)$/, endpoint)
   }
   assert.deepEqual([causes.length, canary.asked.length], [endpoints.length, 0])
+})
+
+test('whatever a service sends, this server does not break', async t => {
+  const answers: Buffer[] = []
+  const { pds, alice } = await askRaw(t, socket => socket.end(answers.shift()!))
+  const line = fc.oneof(
+    fc.integer({ min: 100, max: 999 }).map(status => `HTTP/1.1 ${status} Whatever`),
+    fc.string().map(text => `HTTP/1.1 ${text}`),
+  )
+  const value = fc.oneof(
+    fc.constantFrom(
+      '0',
+      '2',
+      '5',
+      '-1',
+      '9999999999',
+      'gzip',
+      'br, gzip',
+      'chunked',
+      'application/json',
+      'a/b; c="',
+      '3kzz',
+    ),
+    fc.string({ unit: 'binary', maxLength: 20 }),
+  )
+  const name = fc.constantFrom(
+    ...[
+      'content-length',
+      'content-encoding',
+      'content-type',
+      'transfer-encoding',
+      'atproto-repo-rev',
+      'retry-after',
+      'upgrade',
+    ],
+    ...['connection', 'location', 'trailer', 'content-language'],
+  )
+  const headers = fc.array(
+    fc.tuple(name, value).map(pair => pair.join(': ')),
+    { maxLength: 4 },
+  )
+  const body = fc.oneof(fc.constantFrom('{}', '{"error":"A"}', '{"error":7}', '[]', ''), fc.string({ unit: 'binary' }))
+  const methods = fc.constantFrom(METHOD, 'app.bsky.feed.getTimeline', 'app.bsky.actor.getProfile?actor=a.test')
+  await fc.assert(
+    fc.asyncProperty(line, headers, body, methods, async (line, headers, body, method) => {
+      answers[0] = Buffer.from(`${[line, ...headers].join('\r\n')}\r\n\r\n${body}`)
+      const status = await new Promise<number>((resolve, reject) => {
+        const options = { headers: bearer(alice), agent: false }
+        const request = httpRequest(new URL(`/xrpc/${method}`, pds.url), options, response => {
+          // A body that breaks off after its beginning is nobody's fault here.
+          response.on('error', () => {})
+          response.on('close', () => resolve(response.statusCode!)).resume()
+        })
+        request.on('error', reject).end()
+      })
+      assert.notEqual(status, 500)
+      assert.ok((status >= 200 && status <= 299) || (status >= 400 && status <= 599), String(status))
+    }),
+    { numRuns: 120 },
+  )
 })
