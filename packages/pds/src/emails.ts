@@ -20,7 +20,10 @@ export function checkEmail(email: string): string {
   return address
 }
 
-/** Another mailbox, which is not confirmed yet; codes sent to the one before are worth nothing. @throws Refused if in use */
+/**
+ * Another mailbox, which is not confirmed yet; codes sent to the one before are worth nothing. The caller holds the
+ * account's lane, so that no code for the old one confirms the new one. @throws Refused if in use
+ */
 export async function changeEmail(store: Store, account: Account, email: string): Promise<void> {
   try {
     await store.accounts.update(account.id, { email, emailConfirmedAt: null }, [])

@@ -127,8 +127,7 @@ export class Sessions {
     if (!account) return null
     if (kept && matches) {
       if (isOutdatedHash(kept)) {
-        const password_ = await hashPassword(password, randomBytes(16))
-        await this.#store.accounts.update(account.id, { password: password_ }, [])
+        await this.#store.accounts.rehash(account.id, kept, await hashPassword(password, randomBytes(16)))
       }
       return { appPassword: null }
     }

@@ -10,6 +10,7 @@ import { main as updateAccountHandle } from '@millisky/core/lexicon/gen/com/atpr
 import { main as updateAccountPassword } from '@millisky/core/lexicon/gen/com/atproto/admin/updateAccountPassword'
 import { main as updateAccountSigningKey } from '@millisky/core/lexicon/gen/com/atproto/admin/updateAccountSigningKey'
 import { type AtIdentifier, type Did, HANDLE_INVALID, isDid, normalizeHandle } from '@millisky/core/syntax'
+import type { Lanes } from '@millisky/server/lanes'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
 import type { Credentials } from '../credentials.ts'
@@ -27,6 +28,7 @@ const SUBJECT = 'Message via your PDS'
 
 export interface AdminAccountApiParts {
   store: Store
+  lanes: Lanes
   access: PdsAccess
   credentials: Credentials
   didUpdates: DidUpdates
@@ -88,11 +90,12 @@ async function accountView({ tickets }: Store, account: Account) {
 }
 
 function addChanges(xrpc: Xrpc, parts: Parts): void {
-  const { store, access, credentials, didUpdates, departures } = parts
+  const { store, lanes, access, credentials, didUpdates, departures } = parts
   const auth = access.admin
   xrpc.procedure(updateAccountEmail, { auth }, async ({ input }) => {
     const account = await namedAccount(store, input.account)
-    await changeEmail(store, account, checkEmail(input.email))
+    const email = checkEmail(input.email)
+    await lanes.run(account.did, () => changeEmail(store, account, email))
   })
   xrpc.procedure(updateAccountHandle, { auth }, ({ input }) =>
     didUpdates.changeHandle(input.did, input.handle, { anyValid: true }),

@@ -4,6 +4,7 @@ import { main as confirmEmail } from '@millisky/core/lexicon/gen/com/atproto/ser
 import { main as requestEmailConfirmation } from '@millisky/core/lexicon/gen/com/atproto/server/requestEmailConfirmation'
 import { main as requestEmailUpdate } from '@millisky/core/lexicon/gen/com/atproto/server/requestEmailUpdate'
 import { main as updateEmail } from '@millisky/core/lexicon/gen/com/atproto/server/updateEmail'
+import type { Lanes } from '@millisky/server/lanes'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
 import { changeEmail, checkEmail } from '../emails.ts'
@@ -16,6 +17,7 @@ import { ownAccount } from './availability.ts'
 
 export interface EmailApiParts {
   store: Store
+  lanes: Lanes
   access: PdsAccess
   mailer: Mailer
   codes: MailCodes
@@ -39,7 +41,7 @@ export function addEmailApi(xrpc: Xrpc, parts: EmailApiParts): void {
 }
 
 function addConfirmation(xrpc: Xrpc, parts: EmailApiParts): void {
-  const { store, access, mailer, codes, now } = parts
+  const { store, lanes, access, mailer, codes, now } = parts
   const auth = access.session({ unlessTakendown: true })
   const rates = perAccount(parts.limits?.confirmationMails)
   xrpc.procedure(requestEmailConfirmation, { auth, rates }, async ({ auth }) => {
@@ -48,15 +50,17 @@ function addConfirmation(xrpc: Xrpc, parts: EmailApiParts): void {
     const token = await codes.issue(account, 'confirm_email')
     await mailer.send({ to, ...confirmEmailMail({ token, link: parts.confirmationLink }) })
   })
-  xrpc.procedure(confirmEmail, { auth }, async ({ input, auth }) => {
-    const account = await ownAccount(store, auth.did)
-    if (account.email !== input.email.toLowerCase()) throw new Refused('InvalidEmail', 'invalid email')
-    await codes.take(account.id, 'confirm_email', input.token)
-    await store.accounts.update(account.id, { emailConfirmedAt: now() }, [])
-  })
+  xrpc.procedure(confirmEmail, { auth }, ({ input, auth }) =>
+    lanes.run(auth.did, async () => {
+      const account = await ownAccount(store, auth.did)
+      if (account.email !== input.email.toLowerCase()) throw new Refused('InvalidEmail', 'invalid email')
+      await codes.take(account.id, 'confirm_email', input.token)
+      await store.accounts.update(account.id, { emailConfirmedAt: now() }, [])
+    }),
+  )
 }
 
-function addUpdate(xrpc: Xrpc, { store, access, mailer, codes, limits }: EmailApiParts): void {
+function addUpdate(xrpc: Xrpc, { store, lanes, access, mailer, codes, limits }: EmailApiParts): void {
   const auth = access.session({ full: true, unlessTakendown: true })
   const rates = perAccount(limits?.updateMails)
   xrpc.procedure(requestEmailUpdate, { auth, rates }, async ({ auth }) => {
@@ -72,12 +76,14 @@ function addUpdate(xrpc: Xrpc, { store, access, mailer, codes, limits }: EmailAp
   })
   xrpc.procedure(updateEmail, { auth }, async ({ input, auth }) => {
     const email = checkEmail(input.email)
-    const account = await ownAccount(store, auth.did)
-    const { token } = input
-    if (!token && account.emailConfirmedAt !== null) {
-      throw new Refused('TokenRequired', 'confirmation token required')
-    }
-    if (token) await codes.check(account.id, 'update_email', token)
-    await changeEmail(store, account, email)
+    await lanes.run(auth.did, async () => {
+      const account = await ownAccount(store, auth.did)
+      const { token } = input
+      if (!token && account.emailConfirmedAt !== null) {
+        throw new Refused('TokenRequired', 'confirmation token required')
+      }
+      if (token) await codes.check(account.id, 'update_email', token)
+      await changeEmail(store, account, email)
+    })
   })
 }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { createHmac } from 'node:crypto'
+import { createHmac, scryptSync } from 'node:crypto'
 import { test } from 'node:test'
 import type { Did } from '@millisky/core/syntax'
 import { failure, type Person, signUp, startNetworkedPds } from '../testing-network.ts'
@@ -214,6 +214,20 @@ test('what an account that is taken down, paused or gone still can', async t => 
   assert.deepEqual(failure(gone), [400, 'InvalidRequest', `Could not find user info for account: ${bob.did}`])
   const put = await pds.post('app.bsky.actor.putPreferences', { preferences: [] }, null, bob.auth)
   assert.deepEqual(failure(put), [403, 'AccountNotFound', 'Account not found'])
+})
+
+test("an imported account signs in by the reference's hash, which is replaced", async t => {
+  const pds = await startNetworkedPds(t)
+  const alice = await signUp(pds, 'alice')
+  const { id } = (await pds.store.accounts.byDid(alice.did as Did))!
+  const salt = '000102030405060708090a0b0c0d0e0f'
+  await pds.store.accounts.update(id, { password: `${salt}:${scryptSync('imported', salt, 64).toString('hex')}` }, [])
+  const login = (password: string) => pds.post('com.atproto.server.createSession', { identifier: alice.did, password })
+  assert.equal((await login('wrong')).status, 401)
+  assert.match((await pds.store.accounts.password(id))!, /^0001/)
+  assert.equal((await login('imported')).status, 200)
+  assert.match((await pds.store.accounts.password(id))!, /^\$argon2id\$/)
+  assert.equal((await login('imported')).status, 200)
 })
 
 test('the DID document comes with a session when the operator says so', async t => {

@@ -52,11 +52,22 @@ export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): Ac
   const password = db.prepare((id: number) => kysely.selectFrom('account').select('password').where('id', '=', id))
   const present = (row: AccountRow | undefined) => (row ? accountOf(row) : null)
   return {
+    ...preferenceStore(db),
     byId: async id => present(await db.get(byId, [id])),
     byDid: async did => present(await db.get(byDid, [did])),
     byHandle: async handle => present(await db.get(byHandle, [handle])),
     byEmail: async email => present(await db.get(byEmail, [email.toLowerCase()])),
     password: async id => (await db.get(password, [id]))?.password ?? null,
+    async rehash(id, before, after) {
+      await db.transaction(({ kysely }) =>
+        kysely
+          .updateTable('account')
+          .set({ password: after })
+          .where('id', '=', id)
+          .where('password', '=', before)
+          .execute(),
+      )
+    },
     async create(account, pending) {
       const id = await unique(db, account, () =>
         db.transaction(async tx => {
@@ -104,8 +115,13 @@ export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): Ac
       const due = select().where('deactivated_at', 'is not', null).where('delete_after', '<=', now)
       return (await due.orderBy('id').limit(limit).execute()).map(accountOf)
     },
+  }
+}
+
+function preferenceStore(db: Db<PdsSchema>): Pick<AccountStore, 'preferences' | 'setPreferences'> {
+  return {
     async preferences(id) {
-      return await kysely
+      return await db.kysely
         .selectFrom('preference')
         .select(['type', 'json'])
         .where('account', '=', id)

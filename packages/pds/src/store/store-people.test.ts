@@ -77,6 +77,15 @@ for (const database of testDatabases()) {
       assert.equal((await store.accounts.dueForDeletion(600, 1)).length, 1)
     })
 
+    withStore('a password that was changed meanwhile is not hashed anew', async (store, add) => {
+      const { id } = await add('alice')
+      await store.accounts.update(id, { password: 'old hash' }, [])
+      await store.accounts.rehash(id, 'old hash', 'new hash')
+      assert.equal(await store.accounts.password(id), 'new hash')
+      await store.accounts.rehash(id, 'old hash', 'another')
+      assert.equal(await store.accounts.password(id), 'new hash')
+    })
+
     withStore('a successor that was ended is not handed out once more', async (store, add) => {
       const { id: account } = await add('alice')
       const session = (id: string) => ({ id, account, createdAt: 1, expiresAt: 1_000, next: null, appPassword: null })

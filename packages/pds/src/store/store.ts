@@ -110,6 +110,8 @@ export interface AccountStore {
   byEmail(email: string): Promise<Account | null>
   /** The PHC string of the account's password. */
   password(id: AccountId): Promise<string | null>
+  /** Another hash of the same password. Nothing happens if the password has been changed meanwhile. */
+  rehash(id: AccountId, before: string, after: string): Promise<void>
   /** In one transaction: account, key, repository, invite use, events. @throws Taken */
   create(account: NewAccount, events: PendingEvent[]): Promise<Account>
   /** @throws Taken */
