@@ -93,6 +93,8 @@ export interface Pds {
 const SUBSCRIBE_PATH = '/xrpc/com.atproto.sync.subscribeRepos'
 const HOUSEKEEPING_MS = 10 * 60_000
 const JWT_SECRET_BYTES = 32
+/** How long a signing key waits for its account to come. */
+const RESERVED_KEY_MS = 90 * 86_400_000
 /** Every app's every view comes through one host. */
 const APP_VIEW_CONNECTIONS = 256
 
@@ -363,6 +365,7 @@ function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs:
     if (collected.blobs + collected.staged > 0) log.info(collected, 'removed blobs that nothing refers to')
     await core.store.sessions.removeExpired(now())
     await core.departures.removeDue(now())
+    await core.store.tickets.removeReservedKeysBefore(now() - RESERVED_KEY_MS)
     await core.eventLog.prune({ ageMs: windowMs, now: now() })
   }
   const timer = setInterval(() => {

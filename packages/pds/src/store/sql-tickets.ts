@@ -160,7 +160,10 @@ function emailTokens(db: Db<PdsSchema>): EmailTokens {
   }
 }
 
-type Keys = Pick<TicketStore, 'reserveKey' | 'reservedKey' | 'removeReservedKey' | 'secret'>
+type Keys = Pick<
+  TicketStore,
+  'reserveKey' | 'reservedKey' | 'removeReservedKey' | 'removeReservedKeysBefore' | 'secret'
+>
 
 function keys(db: Db<PdsSchema>): Keys {
   const { kysely } = db
@@ -193,6 +196,11 @@ function keys(db: Db<PdsSchema>): Keys {
           .execute(),
       )
     },
+    removeReservedKeysBefore: time =>
+      db.transaction(async tx => {
+        const gone = await tx.kysely.deleteFrom('reserved_key').where('created_at', '<', time).executeTakeFirst()
+        return Number(gone.numDeletedRows)
+      }),
     async secret(name, make) {
       const read = async () =>
         await kysely.selectFrom('secret').select('value').where('name', '=', name).executeTakeFirst()

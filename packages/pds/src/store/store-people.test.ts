@@ -86,6 +86,15 @@ for (const database of testDatabases()) {
       assert.equal(await store.accounts.password(id), 'new hash')
     })
 
+    withStore('keys that nobody came for are let go', async store => {
+      const key = { curve: 'k256' as const, secret: new Uint8Array(32).fill(1) }
+      await store.tickets.reserveKey('did:key:old', null, key, 1)
+      await store.tickets.reserveKey('did:key:new', didOf('x'), key, 2)
+      assert.equal(await store.tickets.removeReservedKeysBefore(2), 1)
+      assert.equal(await store.tickets.reservedKey('did:key:old'), null)
+      assert.deepEqual(await store.tickets.reservedKey(didOf('x')), key)
+    })
+
     withStore('a successor that was ended is not handed out once more', async (store, add) => {
       const { id: account } = await add('alice')
       const session = (id: string) => ({ id, account, createdAt: 1, expiresAt: 1_000, next: null, appPassword: null })

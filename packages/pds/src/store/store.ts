@@ -230,6 +230,8 @@ export interface TicketStore {
   /** By the did:key or by the DID it was reserved for. */
   reservedKey(didKeyOrDid: string): Promise<StoredKey | null>
   removeReservedKey(didKeyOrDid: string): Promise<void>
+  /** Those reserved before that time; anybody may reserve. Returns how many. */
+  removeReservedKeysBefore(time: number): Promise<number>
   /** A secret of this server that outlives restarts, made on first use. */
   secret(name: string, make: () => Uint8Array): Promise<Uint8Array>
 }
