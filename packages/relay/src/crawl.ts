@@ -92,7 +92,7 @@ export class Crawl {
   async #admit(name: HostName, byAdmin: boolean): Promise<Host> {
     const { hosts, upstreams } = this.#parts
     if (!byAdmin) await this.#assertRoomToday()
-    await this.#assertPds(name)
+    await assertPds(this.#parts.fetch, name)
     const host = await hosts.create(name, { byAdmin })
     upstreams.connect(host)
     return host
@@ -105,27 +105,28 @@ export class Crawl {
     const message = `This relay takes ${this.#perDay} new hosts a day; ask again tomorrow, or ask its operator`
     throw new Refused('RateLimitExceeded', message, 429, { 'retry-after': '3600' })
   }
+}
 
-  async #assertPds({ hostname, noTls }: HostName): Promise<void> {
-    const url = `${noTls ? 'http' : 'https'}://${hostname}/xrpc/com.atproto.server.describeServer`
-    const refuse = (why: string) => new Refused('HostNotFound', `${hostname} does not answer as a PDS does: ${why}`)
-    let answer: Awaited<ReturnType<FetchBytes>>
-    try {
-      answer = await this.#parts.fetch(url, { timeoutMs: DESCRIBE_TIMEOUT_MS, bytesMax: 65_536 })
-    } catch (error) {
-      if (error instanceof Refused || error instanceof Unavailable) throw refuse(error.message)
-      throw error
-    }
-    if (answer.headers.get('server')?.includes(RELAY_MARKER)) {
-      throw new Refused('HostBanned', `${hostname} is a relay, not a PDS`)
-    }
-    if (answer.status !== 200) throw refuse(`describeServer is answered with HTTP ${answer.status}`)
-    try {
-      const description: unknown = JSON.parse(Buffer.from(answer.bytes).toString())
-      if (typeof description === 'object' && description !== null && 'did' in description) return
-    } catch {
-      // Not JSON, so not what a PDS says.
-    }
-    throw refuse('describeServer is not answered with the description of a server')
+/** Asks a host to describe itself. @throws {Refused} `HostNotFound` unless it answers as a PDS does, `HostBanned` for a relay */
+export async function assertPds(fetch: FetchBytes, { hostname, noTls }: HostName): Promise<void> {
+  const url = `${noTls ? 'http' : 'https'}://${hostname}/xrpc/com.atproto.server.describeServer`
+  const refuse = (why: string) => new Refused('HostNotFound', `${hostname} does not answer as a PDS does: ${why}`)
+  let answer: Awaited<ReturnType<FetchBytes>>
+  try {
+    answer = await fetch(url, { timeoutMs: DESCRIBE_TIMEOUT_MS, bytesMax: 65_536 })
+  } catch (error) {
+    if (error instanceof Refused || error instanceof Unavailable) throw refuse(error.message)
+    throw error
   }
+  if (answer.headers.get('server')?.includes(RELAY_MARKER)) {
+    throw new Refused('HostBanned', `${hostname} is a relay, not a PDS`)
+  }
+  if (answer.status !== 200) throw refuse(`describeServer is answered with HTTP ${answer.status}`)
+  try {
+    const description: unknown = JSON.parse(Buffer.from(answer.bytes).toString())
+    if (typeof description === 'object' && description !== null && 'did' in description) return
+  } catch {
+    // Not JSON, so not what a PDS says.
+  }
+  throw refuse('describeServer is not answered with the description of a server')
 }

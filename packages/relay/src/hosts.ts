@@ -55,6 +55,8 @@ export class Host {
   /** Since the start of the process. */
   eventsSeen = 0
   eventsAdmitted = 0
+  /** How old the last commit was, by its rev, when it passed. */
+  lagMs: number | null = null
   lastEventAt = 0
   connectedAt: number | null = null
   /** How the last connection ended. */

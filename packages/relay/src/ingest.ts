@@ -8,6 +8,7 @@
 import { Malformed } from '@millisky/core/errors'
 import { accountEvent, decodeFrame, encodeFrame, peek, rewriteFrame } from '@millisky/core/event'
 import { type Datetime, type Did, isDid } from '@millisky/core/syntax'
+import { decodeTid } from '@millisky/core/tid'
 import type { AccountState, Admitted as AdmitVerdict, Policy, Reason } from '@millisky/core/verify'
 import type { Account, Accounts } from './accounts.ts'
 import type { Appender } from './appender.ts'
@@ -383,6 +384,9 @@ export class Ingest {
     account.hostId = hostId
     host.eventsAdmitted++
     host.conduct.admitted++
+    if (t === '#commit' && state.rev !== null) {
+      host.lagMs = Math.max(0, Math.round(this.#parts.now() - decodeTid(state.rev).micros / 1_000))
+    }
     if (t === '#commit') this.#parts.hosts.noteCommit(host, !notes.some(note => UNCLEAN.has(note)))
     this.#parts.observer?.admitted?.(host, t, notes)
     const frame = this.#toEmit(account, event, notes)

@@ -12,13 +12,15 @@ import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/s
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
 import { addAdminApi } from './api/admin.ts'
+import { addHostApi } from './api/hosts.ts'
 import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
+import { HostCheck } from './check.ts'
 import type { RelaySettings } from './config.ts'
 import { Crawl } from './crawl.ts'
 import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
-import { Hosts } from './hosts.ts'
+import { type Host, Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
 import { Lookup } from './lookups.ts'
 import { observeDelays, observeIngest, observeRelay } from './metrics.ts'
@@ -184,9 +186,20 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
   }
 }
 
+function createIdentities({ settings, fetcher, plcFetcher, now }: Ground): Identities {
+  return new Identities({
+    plcUrl: settings.plcUrl,
+    fetch: fetcher.fetch,
+    plcFetch: plcFetcher.fetch,
+    settings: { dids: { entriesMax: settings.identityCacheSize, staleMs: 24 * 3_600_000, maxMs: 30 * 86_400_000 } },
+    ...(settings.allowInsecureHosts ? { development: {} } : {}),
+    now,
+  })
+}
+
 /** Everything between the sockets of hosts and the log. */
 function compose(ground: Ground) {
-  const { settings, store, events, fetcher, plcFetcher, metrics, log, now, onError, onFatal, userAgent } = ground
+  const { settings, store, events, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
   const hosts = new Hosts({
     store: store.hosts,
     bans: store.bans,
@@ -200,14 +213,7 @@ function compose(ground: Ground) {
       log.info({ host: hostname, status: record.status, before, reason: record.reason }, 'host')
     },
   })
-  const identities = new Identities({
-    plcUrl: settings.plcUrl,
-    fetch: fetcher.fetch,
-    plcFetch: plcFetcher.fetch,
-    settings: { dids: { entriesMax: settings.identityCacheSize, staleMs: 24 * 3_600_000, maxMs: 30 * 86_400_000 } },
-    ...(settings.allowInsecureHosts ? { development: {} } : {}),
-    now,
-  })
+  const identities = createIdentities(ground)
   const accounts = new Accounts<Incoming>({
     store: store.accounts,
     hostname: id => hosts.byId(id)?.hostname ?? null,
@@ -251,6 +257,15 @@ function compose(ground: Ground) {
       log.debug({ host: hostname, reason, detail, error, retryMs, failures }, 'upstream ended')
     },
   })
+  const check = new HostCheck({
+    fetch: fetcher.fetch,
+    identities,
+    assertNotBanned: hostname => hosts.assertNotBanned(hostname),
+    reach: { allowPrivate: settings.allowInsecureHosts },
+    userAgent,
+    insecure: settings.allowInsecureHosts,
+    now,
+  })
   const crawl = new Crawl({
     hosts,
     upstreams,
@@ -261,7 +276,7 @@ function compose(ground: Ground) {
     isClosed: settings.disableRequestCrawl,
     newHostsPerDay: settings.newHostsPerDay,
   })
-  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, throttle, floods }
+  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, check, throttle, floods }
 }
 
 function serve(ground: Ground, running: ReturnType<typeof compose>, subscription: Subscription) {
@@ -278,6 +293,8 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
   const xrpc = new Xrpc(http, { log, checkReplies: insecure })
   const moderation = new Moderation({ hosts, upstreams, accounts, ingest, store, log: events })
   addSyncApi(http, xrpc, { hosts, accounts, crawl, store, save: () => running.fold.save(), insecure, version })
+  const isConnected = (host: Host) => upstreams.isConnected(host)
+  addHostApi(http, xrpc, { hosts, check: running.check, isConnected, insecure, now: ground.now })
   const passwords = settings.adminPasswords ?? []
   addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure })
   subscription.attach(http.server, SUBSCRIBE_PATH)
@@ -287,7 +304,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
     verifiers,
     subscription,
     log: events,
-    isConnected: host => upstreams.isConnected(host),
+    isConnected,
     accountsInMemory: () => accounts.size,
     accountsThrottled: () => floods.size,
   })

@@ -132,6 +132,7 @@ const BANNER = (version: string) => `
 
    Firehose   ${SUBSCRIBE_PATH}
    Your PDS   POST /xrpc/com.atproto.sync.requestCrawl {"hostname": "pds.example.com"}
+ How it fares GET /hosts/pds.example.com
    Protocol   https://atproto.com
 `
 
