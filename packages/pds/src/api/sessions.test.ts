@@ -121,6 +121,13 @@ test('ending a session ends it for good, also with a token whose time is over', 
   const again = await post('refreshSession', alice.refreshJwt)
   assert.deepEqual(failure(again), [400, 'ExpiredToken', 'Token has been revoked'], 'no way round by its predecessor')
   assert.equal((await post('deleteSession', second)).status, 200, 'once more is no failure')
+  for (const by of [0, 2, 3]) {
+    const first = { identifier: alice.did, password: alice.password }
+    const line = [(await pds.post('com.atproto.server.createSession', first)).json.refreshJwt]
+    while (line.length < 4) line.push((await post('refreshSession', line.at(-1))).json.refreshJwt)
+    await post('deleteSession', line[by])
+    for (const token of line) assert.equal((await post('refreshSession', token)).status, 400, `ended by token ${by}`)
+  }
   const other = await pds.post('com.atproto.server.createSession', { identifier: alice.did, password: alice.password })
   now += 100 * 24 * HOUR
   assert.equal((await post('deleteSession', other.json.refreshJwt)).status, 200)

@@ -42,7 +42,12 @@ export function createSessionStore(db: Db<PdsSchema>): SessionStore {
         return found?.id ?? null
       }),
     async remove(id) {
-      await db.transaction(tx => tx.kysely.deleteFrom('session').where('id', '=', id).execute())
+      await db.transaction(async ({ kysely }) => {
+        const own = kysely.selectFrom('session').select('account').where('id', '=', id)
+        const all = await kysely.selectFrom('session').select(['id', 'next']).where('account', '=', own).execute()
+        const line = lineOf(id, all)
+        if (line.length > 0) await kysely.deleteFrom('session').where('id', 'in', line).execute()
+      })
     },
     async removeOf(account, appPassword) {
       await db.transaction(async tx => {
@@ -83,6 +88,23 @@ export function createSessionStore(db: Db<PdsSchema>): SessionStore {
         return (await gone.executeTakeFirst()).numDeletedRows > 0n
       }),
   }
+}
+
+/** A session with all it was refreshed from and into: what leads to it, or on from it, would keep it alive. */
+function lineOf(id: string, all: readonly { id: string; next: string | null }[]): string[] {
+  const known = new Set(all.map(session => session.id))
+  const after = new Map(all.map(session => [session.id, session.next]))
+  const before = Map.groupBy(all, session => session.next)
+  const line = new Set<string>()
+  const wanted = [id]
+  for (let one = wanted.pop(); one !== undefined; one = wanted.pop()) {
+    if (line.has(one) || !known.has(one)) continue
+    line.add(one)
+    const next = after.get(one)
+    if (next) wanted.push(next)
+    for (const earlier of before.get(one) ?? []) wanted.push(earlier.id)
+  }
+  return [...line]
 }
 
 function rowOf(session: Session): SessionTable {
