@@ -166,6 +166,7 @@ export interface SessionStore {
    * before, nothing changes and the earlier successor's id comes back; null if `id` is unknown or its successor was ended.
    */
   rotate(id: string, next: Session, graceUntil: number): Promise<string | null>
+  /** With all that it was exchanged from and for. */
   remove(id: string): Promise<void>
   /** Of one account: all, or only those of one app password. */
   removeOf(account: AccountId, appPassword?: string): Promise<void>
