@@ -274,7 +274,8 @@ async function addMethods(parts: MethodParts): Promise<void> {
       timeoutMs: settings.resolverTimeoutMs,
     },
     now,
-    ...(devMode ? { development: {} } : {}),
+    // Where services may lie on this machine, so may their DIDs.
+    ...(devMode || settings.disableSsrfProtection ? { development: {} } : {}),
   })
   const shared = {
     ...parts,
