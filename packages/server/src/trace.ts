@@ -11,7 +11,6 @@ const SECRET_FIELDS = [
   'accessJwt',
   'adminPassword',
   'authorization',
-  'code',
   'cookie',
   'dpop',
   'password',

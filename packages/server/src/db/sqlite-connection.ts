@@ -42,7 +42,7 @@ export class SqliteConnection {
       if (!readonly) this.#db.exec('pragma journal_mode = wal')
       this.#db.exec(`
         pragma synchronous = ${throwaway ? 'off' : 'full'};
-        pragma cache_size = -65536;
+        pragma cache_size = ${readonly ? -8_192 : -65_536};
         pragma mmap_size = 268435456;
         pragma temp_store = memory;
         pragma journal_size_limit = 67108864;
