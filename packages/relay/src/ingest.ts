@@ -181,6 +181,9 @@ export class Ingest {
         this.#note(host, 'seq-not-rising', seq, did)
         return
       }
+      if (host.socketSeq < 0 && host.resumeAt !== null && seq < host.resumeAt) {
+        this.#parts.hosts.noteGap(host, `its seq went back from ${host.resumeAt} to ${seq}: its events begin anew`)
+      }
       host.socketSeq = host.resumeAt = seq
     } else if (t !== null && PASSED_ON.has(t)) {
       this.#note(host, 'no-seq', null, did)

@@ -12,10 +12,12 @@ import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/s
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
 import { addAdminApi } from './api/admin.ts'
+import { loadConsumerLimits } from './api/admin-consumers.ts'
 import { addHostApi } from './api/hosts.ts'
 import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
 import { HostCheck } from './check.ts'
+import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
 import { Crawl } from './crawl.ts'
 import { Floods } from './floods.ts'
@@ -92,13 +94,21 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   const subscription = new Subscription({
     log: events,
     now,
-    settings: { coalesceMs: settings.coalesceMs, ...parts.subscribe },
+    metrics: ground.metrics,
+    addressOf: clientAddress(settings.trustProxy),
+    settings: {
+      coalesceMs: settings.coalesceMs,
+      consumersMax: settings.consumersMax,
+      consumersPerAddressMax: settings.consumersPerAddressMax,
+      ...parts.subscribe,
+    },
     observer: {
       opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
       ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
       failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
     },
   })
+  await loadConsumerLimits(store.settings, subscription)
   const http = serve(ground, running, subscription)
   const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
   const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => prune(ground), PRUNE_MS)]
@@ -296,13 +306,23 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
   const isConnected = (host: Host) => upstreams.isConnected(host)
   addHostApi(http, xrpc, { hosts, check: running.check, isConnected, insecure, now: ground.now })
   const passwords = settings.adminPasswords ?? []
-  addAdminApi(http, { hosts, upstreams, crawl, moderation, subscription, metrics, passwords, insecure })
+  addAdminApi(http, {
+    hosts,
+    upstreams,
+    crawl,
+    moderation,
+    subscription,
+    metrics,
+    passwords,
+    insecure,
+    store,
+    now: ground.now,
+  })
   subscription.attach(http.server, SUBSCRIBE_PATH)
   observeRelay(metrics, {
     hosts,
     ingest,
     verifiers,
-    subscription,
     log: events,
     isConnected,
     accountsInMemory: () => accounts.size,

@@ -1,6 +1,5 @@
 /** What a Relay counts. Host names are labels of nothing, for there is no end of them; per host there is the admin API. */
 import { REASONS } from '@millisky/core/verify'
-import type { Subscription } from '@millisky/server/subscribe'
 import type { Metrics } from '@millisky/server/trace'
 import type { Host, Hosts } from './hosts.ts'
 import type { Ingest, IngestParts } from './ingest.ts'
@@ -43,7 +42,6 @@ export interface Observed {
   hosts: Hosts
   ingest: Ingest
   verifiers: Verifiers
-  subscription: Subscription
   isConnected: (host: ReturnType<Hosts['list']>[number]) => boolean
   log: { readonly head: number; readonly oldest: number }
   accountsInMemory: () => number
@@ -52,7 +50,7 @@ export interface Observed {
 
 /** Gauges that are read at each scrape. */
 export function observeRelay(metrics: Metrics, parts: Observed): void {
-  const { hosts, ingest, verifiers, subscription, log } = parts
+  const { hosts, ingest, verifiers, log } = parts
   metrics.gauge('relay_hosts', 'Hosts by status.', {
     labels: { status: HOST_STATUSES },
     collect: gauge => {
@@ -75,10 +73,6 @@ export function observeRelay(metrics: Metrics, parts: Observed): void {
   plain('relay_accounts_refused', 'Accounts beyond the number of their hosts, as far as they are remembered.', () =>
     sum(hosts, host => host.refused.size),
   )
-  plain('relay_consumers', 'Consumers that are connected.', () => subscription.totals().consumers)
-  plain('relay_consumers_events', 'Events sent to consumers since the start.', () => subscription.totals().events)
-  plain('relay_consumers_bytes', 'Bytes sent to consumers since the start.', () => subscription.totals().bytes)
-  plain('relay_consumers_lag_max', 'How far the last consumer is behind.', () => subscription.totals().lagMax)
 }
 
 function sum(hosts: Hosts, read: (host: Host) => number): number {

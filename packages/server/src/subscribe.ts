@@ -99,7 +99,7 @@ export interface SubscribeParts {
 /** One event stream: its consumers and the loop that wakes them. */
 export class Subscription {
   readonly #parts: SubscribeParts
-  readonly #settings: SubscribeSettings
+  #settings: SubscribeSettings
   readonly #now: () => number
   readonly #log: Log
   readonly #tail: Tail
@@ -145,6 +145,17 @@ export class Subscription {
   /** All consumers, oldest connection first. */
   list(): ConsumerInfo[] {
     return [...this.#consumers.values()].map(consumer => this.#describe(consumer))
+  }
+
+  /** How many consumers there may be. */
+  get limits(): Pick<SubscribeSettings, 'consumersMax' | 'consumersPerAddressMax'> {
+    const { consumersMax, consumersPerAddressMax } = this.#settings
+    return { consumersMax, consumersPerAddressMax }
+  }
+
+  /** Sets how many consumers there may be from now on; those who are there stay. */
+  limit(limits: Partial<Pick<SubscribeSettings, 'consumersMax' | 'consumersPerAddressMax'>>): void {
+    this.#settings = { ...this.#settings, ...limits }
   }
 
   totals(): SubscribeTotals {

@@ -7,7 +7,6 @@ import { timingSafeEqual } from 'node:crypto'
 import { utf8 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
 import { sha256 } from '@millisky/core/hash'
-import { asDid, isDid } from '@millisky/core/syntax'
 import type { Subscription } from '@millisky/server/subscribe'
 import type { Metrics } from '@millisky/server/trace'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -17,7 +16,11 @@ import type { Host, Hosts, SetLimits } from '../hosts.ts'
 import type { Moderation } from '../moderation.ts'
 import type { HostLimits } from '../quotas.ts'
 import { textOf } from '../rejects.ts'
+import type { RelayStore } from '../store/store.ts'
 import type { Upstreams } from '../upstreams.ts'
+import { addArchiveRoutes } from './admin-archive.ts'
+import { addAudit, addConsumerRoutes } from './admin-consumers.ts'
+import { didOf, given, integer, optional } from './admin-params.ts'
 
 const SUCCESS = { success: 'true' }
 const TAKEDOWNS_PAGE = 500
@@ -29,6 +32,8 @@ export interface AdminApiParts {
   moderation: Moderation
   subscription: Subscription
   metrics: Metrics
+  store: Pick<RelayStore, 'settings' | 'audit'>
+  now: () => number
   /** Any of these opens it; without one it stays shut. */
   passwords: readonly string[]
   insecure: boolean
@@ -66,72 +71,35 @@ export function addAdminApi(http: FastifyInstance, parts: AdminApiParts): void {
     addDomainRoutes(admin, parts)
     addHostRoutes(admin, parts)
     addRepoRoutes(admin, parts)
-    admin.get('/admin/consumers/list', () =>
-      parts.subscription.list().map(consumer => ({
-        id: consumer.id,
-        remote_addr: consumer.address,
-        user_agent: consumer.userAgent,
-        events_consumed: consumer.events,
-        connected_at: new Date(consumer.connectedAt).toISOString(),
-        cursor: consumer.cursor,
-        lag: consumer.lag,
-      })),
-    )
+    addConsumerRoutes(admin, { subscription: parts.subscription, settings: parts.store.settings })
+    addArchiveRoutes(admin)
+    addAudit(admin, { audit: parts.store.audit, now: parts.now })
     admin.get('/metrics', async (_request, reply) =>
       reply.type(parts.metrics.contentType).send(await parts.metrics.text()),
     )
   })
 }
 
-// Parameters: of the query or of a JSON body, whichever has it.
-
-function given(request: FastifyRequest, ...names: string[]): string {
-  const query = request.query as Record<string, unknown>
-  const body = (typeof request.body === 'object' && request.body !== null ? request.body : {}) as Record<
-    string,
-    unknown
-  >
-  for (const name of names) {
-    const value = body[name] ?? query[name]
-    if (typeof value === 'string' && value !== '') return value
-    if (typeof value === 'number' || typeof value === 'boolean') return String(value)
-  }
-  throw new Refused('InvalidRequest', `must pass ${names[0]}`)
-}
-
-function has(request: FastifyRequest, name: string): boolean {
-  try {
-    given(request, name)
-    return true
-  } catch {
-    return false
-  }
-}
-
-function integer(text: string): number {
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new Refused('InvalidRequest', `not a number: ${text}`)
-  return value
-}
-
 /** Fields of changeLimits as bigsky named them. 0 gives a rate back to what the host has come to. */
 function limitsGiven(request: FastifyRequest): SetLimits {
   const limits: SetLimits = {}
-  if (has(request, 'repo_limit')) limits.accountLimit = integer(given(request, 'repo_limit'))
+  const accounts = optional(request, 'repo_limit')
+  if (accounts !== null) limits.accountLimit = integer(accounts)
   for (const [field, name] of [
     ['per_second', 'perSecond'],
     ['per_hour', 'perHour'],
     ['per_day', 'perDay'],
   ] as const) {
-    if (has(request, field)) limits[name] = integer(given(request, field)) || null
+    const rate = optional(request, field)
+    if (rate !== null) limits[name] = integer(rate) || null
   }
   return limits
 }
 
-function didOf(request: FastifyRequest) {
-  const did = given(request, 'did')
-  if (!isDid(did)) throw new Refused('InvalidRequest', 'did is not a DID')
-  return asDid(did)
+/** `example.com` for the host itself, `*.example.com` for those below it. */
+function trustedDomainOf(text: string): string {
+  const domain = parseDomain(text)
+  return text.trim().startsWith('*.') ? `*.${domain}` : domain
 }
 
 function hostOf(request: FastifyRequest, { hosts, insecure }: AdminApiParts): Host {
@@ -161,7 +129,7 @@ function addSubscriptionRoutes(admin: FastifyInstance, parts: AdminApiParts): vo
   admin.post('/admin/subs/killUpstream', async request => {
     const host = hostOf(request, parts)
     const isConnected = upstreams.isConnected(host)
-    if (has(request, 'block') && given(request, 'block') === 'true') {
+    if (optional(request, 'block') === 'true') {
       await moderation.block(host, 'blocked by an administrator')
       return SUCCESS
     }
@@ -190,8 +158,8 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     await crawl.request(given(request, 'hostname', 'host'), { byAdmin: true })
     return SUCCESS
   })
-  admin.get('/admin/pds/list', () =>
-    hosts.list().map(host => listedHost(host, upstreams.isConnected(host), hosts.limits(host))),
+  admin.get('/admin/pds/list', request =>
+    listed(request, hosts).map(host => listedHost(host, upstreams.isConnected(host), hosts.limits(host))),
   )
   admin.get('/admin/pds/report', request =>
     report(hostOf(request, parts), upstreams.isConnected(hostOf(request, parts))),
@@ -200,6 +168,30 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     await moderation.block(hostOf(request, parts), 'blocked by an administrator')
     return SUCCESS
   })
+  admin.post('/admin/pds/ban', async request => {
+    const host = hostOf(request, parts)
+    await moderation.block(host, 'blocked by an administrator')
+    return { host: host.hostname, banned: true }
+  })
+  admin.post('/admin/pds/unban', async request => {
+    const host = hostOf(request, parts)
+    await moderation.unblock(host)
+    return { host: host.hostname, banned: false }
+  })
+  admin.get('/admin/pds/listBans', () => {
+    const banned = hosts.list().filter(({ record }) => record.status === 'banned')
+    const shown = ({ hostname, record }: Host) => ({
+      host: hostname,
+      created_at: new Date(record.statusAt).toISOString(),
+      reason: record.reason,
+    })
+    return { banned_hosts: banned.map(shown) }
+  })
+  admin.post('/admin/pds/addTrustedDomain', async request => {
+    await hosts.addTrustedDomain(trustedDomainOf(given(request, 'domain')))
+    return { success: true }
+  })
+  admin.get('/admin/pds/listTrustedDomains', () => ({ trusted_domains: hosts.trustedDomains() }))
   admin.post('/admin/pds/unblock', async request => {
     await moderation.unblock(hostOf(request, parts))
     return SUCCESS
@@ -207,8 +199,8 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
   admin.post('/admin/pds/changeLimits', async request => {
     const host = hostOf(request, parts)
     await hosts.setLimits(host, limitsGiven(request))
-    if (has(request, 'policy')) {
-      const policy = given(request, 'policy')
+    const policy = optional(request, 'policy')
+    if (policy !== null) {
       if (policy !== 'strict' && policy !== 'observe')
         throw new Refused('InvalidRequest', 'policy is strict or observe')
       await hosts.setPolicy(host, policy, true)
@@ -227,10 +219,19 @@ function addRepoRoutes(admin: FastifyInstance, { moderation }: AdminApiParts): v
     return SUCCESS
   })
   admin.get('/admin/repo/takedowns', async request => {
-    const after = has(request, 'cursor') ? given(request, 'cursor') : ''
+    const after = optional(request, 'cursor') ?? ''
     const dids = await moderation.takedowns(after, TAKEDOWNS_PAGE)
     return dids.length < TAKEDOWNS_PAGE ? { dids } : { dids, cursor: dids.at(-1) }
   })
+}
+
+/** All hosts unless told: names that contain `search`, `limit` of them behind the ID `cursor`. */
+function listed(request: FastifyRequest, hosts: Hosts): Host[] {
+  const search = optional(request, 'search')?.toLowerCase() ?? ''
+  const after = integer(optional(request, 'cursor') ?? '0')
+  const limit = optional(request, 'limit')
+  const found = hosts.list().filter(host => host.id > after && host.hostname.includes(search))
+  return limit === null ? found : found.slice(0, integer(limit))
 }
 
 /** Names of fields as the scripts know them. */

@@ -48,7 +48,17 @@ export interface SettingTable {
   value: string
 }
 
+export interface AuditTable {
+  id: Generated<number>
+  at: number
+  address: string
+  action: string
+  params: string
+  status: number
+}
+
 export interface RelaySchema {
+  audit: AuditTable
   host: HostTable
   account: AccountTable
   domain_ban: DomainBanTable
@@ -87,4 +97,14 @@ const quotas: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables, quotas]
+const audit: Migration = {
+  name: 'what administrators did',
+  async up(schema, c, kind) {
+    const wide = kind === 'sqlite' ? sql` strict` : sql``
+    await sql`create table audit (
+      id ${c.id}, at ${c.bigint} not null, address ${c.text} not null, action ${c.text} not null,
+      params ${c.text} not null, status ${c.integer} not null)${wide}`.execute(schema)
+  },
+}
+
+export const migrations: readonly Migration[] = [tables, quotas, audit]

@@ -6,6 +6,7 @@ import { type Insertable, type Selectable, sql, type Updateable } from 'kysely'
 import type { AccountTable, HostTable, RelaySchema } from './schema.ts'
 import type {
   AccountStore,
+  AuditStore,
   DomainBanStore,
   FoldedHost,
   FoldStore,
@@ -31,6 +32,7 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     fold: createFoldStore(db),
     bans: createBanStore(db),
     settings: createSettingStore(db),
+    audit: createAuditStore(db),
     async ping() {
       await db.get(ping, [])
     },
@@ -276,6 +278,18 @@ function createBanStore({ kysely }: Db<RelaySchema>): DomainBanStore {
     async remove(domain) {
       const { numDeletedRows } = await kysely.deleteFrom('domain_ban').where('domain', '=', domain).executeTakeFirst()
       return numDeletedRows > 0n
+    },
+  }
+}
+
+function createAuditStore({ kysely }: Db<RelaySchema>): AuditStore {
+  return {
+    async add(entry) {
+      await kysely.insertInto('audit').values(entry).execute()
+    },
+    async list(before, limit) {
+      const all = kysely.selectFrom('audit').selectAll().orderBy('id', 'desc').limit(limit)
+      return await (before === null ? all : all.where('id', '<', before)).execute()
     },
   }
 }

@@ -139,6 +139,17 @@ for (const database of testDatabases()) {
       ])
     })
 
+    test('what administrators did is listed from the newest on', async t => {
+      const { audit } = await open(t)
+      for (const at of [1, 2, 3]) await audit.add({ at, address: '::1', action: 'x/y', params: '{}', status: 200 })
+      const [newest, next] = await audit.list(null, 2)
+      assert.deepEqual([newest?.at, next?.at, newest?.action], [3, 2, 'x/y'])
+      assert.deepEqual(
+        (await audit.list(next!.id, 5)).map(({ at }) => at),
+        [1],
+      )
+    })
+
     test('bans and settings', async t => {
       const { bans, settings } = await open(t)
       assert.equal(await bans.add('b.com', 1), true)

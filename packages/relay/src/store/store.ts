@@ -127,7 +127,28 @@ export interface SettingStore {
   set(name: string, value: string): Promise<void>
 }
 
+/** What an administrator changed, or tried to. */
+export interface AuditEntry {
+  id: number
+  at: number
+  /** From where. */
+  address: string
+  /** The route without `/admin/`. */
+  action: string
+  /** Its parameters as JSON, perhaps cut. */
+  params: string
+  /** HTTP status of the answer. */
+  status: number
+}
+
+export interface AuditStore {
+  add(entry: Omit<AuditEntry, 'id'>): Promise<void>
+  /** The newest first, `before` excluded. */
+  list(before: number | null, limit: number): Promise<AuditEntry[]>
+}
+
 export interface RelayStore {
+  audit: AuditStore
   hosts: HostStore
   accounts: AccountStore
   fold: FoldStore
