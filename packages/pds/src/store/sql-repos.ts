@@ -1,10 +1,12 @@
 /** Repositories in SQL. */
 import type { Block } from '@millisky/core/blocks'
+import { latin1 } from '@millisky/core/bytes'
 import { Cid } from '@millisky/core/cid'
 import type { Curve } from '@millisky/core/crypto'
 import type { Did, Nsid, RepoPath, Tid } from '@millisky/core/syntax'
-import type { Db, Executor, Tx } from '@millisky/server/db/db'
-import type { PdsSchema, RecordTable } from './schema.ts'
+import type { Db, Executor, SyncTx, Tx } from '@millisky/server/db/db'
+import type { Statement } from '@millisky/server/db/statement'
+import type { PdsDb, PdsSchema, RecordTable } from './schema.ts'
 import { accountOf } from './sql-accounts.ts'
 import type { EventAppender } from './sql-events.ts'
 import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
@@ -24,7 +26,7 @@ import {
 /** The records of a collection, as bounds of paths, both excluded: `/` is followed by `0`. */
 const boundsOf = (collection: Nsid) => ({ above: `${collection}/`, below: `${collection}0` })
 
-export function createRepoStore(db: Db<PdsSchema>, events: EventAppender): RepoStore {
+export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
   const reads = prepareRepoReads(db)
   const writes = prepareRepoWrites(db)
   return {
@@ -33,7 +35,18 @@ export function createRepoStore(db: Db<PdsSchema>, events: EventAppender): RepoS
       return row ? stateOf(did, row) : null
     },
     async commit(write) {
-      await db.transaction(tx => commitIn(tx, writes, events, write))
+      const steps = await stepsOf(db, writes, write)
+      if (db.kind === 'sqlite') {
+        await db.transactionGrouped(tx => {
+          steps.runSync(tx)
+          events.appendSync(tx, write.events)
+        })
+      } else {
+        await db.transaction(async tx => {
+          await steps.run(tx)
+          await events.append(tx, write.events)
+        })
+      }
     },
     async record(account, path) {
       const row = await db.get(reads.record, [account, path])
@@ -83,54 +96,72 @@ export function createRepoStore(db: Db<PdsSchema>, events: EventAppender): RepoS
   }
 }
 
-/** One write inside the transaction it shares. */
-async function commitIn(tx: Tx<PdsSchema>, s: RepoWrites, events: EventAppender, write: RepoWrite): Promise<void> {
-  const { account, head, prev, commit } = write
-  const moved = await tx.run(s.moveHead, [
-    head.rev,
-    head.data.bytes,
-    head.commit.bytes,
-    commit.bytes,
-    account,
-    prev.commit.bytes,
-  ])
-  if (moved !== 1) throw new HeadMoved()
-  for (const cid of write.lost) await tx.run(s.dropNode, [account, cid.bytes])
-  for (const { cid, bytes } of write.gained) await tx.run(s.addNode, [account, cid.bytes, head.rev, bytes])
-  const letGo = new Map<string, Cid>()
-  for (const record of write.records) await writeRecord(tx, s, account, head.rev, record, letGo)
-  for (const cid of letGo.values()) await tx.run(s.loosenBlob, [write.now, account, cid.bytes])
-  await events.append(tx, write.events)
+/** The statements of one commit but for its events, in order; the first moves the head. */
+class Steps {
+  readonly #list: { statement: Statement<never, unknown>; params: readonly unknown[] }[] = []
+
+  add<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): void {
+    this.#list.push({ statement: statement as Statement<never, unknown>, params })
+  }
+
+  /** SQLite answers at once: not to wait between statements saves some 8 % of the whole cost of a small write. */
+  runSync(tx: SyncTx): void {
+    const list = this.#list
+    for (let i = 0; i < list.length; i++) {
+      const { statement, params } = list[i]!
+      assertMoved(i, tx.run(statement, params as never))
+    }
+  }
+
+  async run(tx: Tx<PdsSchema>): Promise<void> {
+    for (const [i, { statement, params }] of this.#list.entries()) {
+      assertMoved(i, await tx.run(statement, params as never))
+    }
+  }
 }
 
-async function writeRecord(
-  tx: Tx<PdsSchema>,
-  s: RepoWrites,
-  account: AccountId,
-  rev: string,
-  record: RecordWrite,
-  letGo: Map<string, Cid>,
-): Promise<void> {
-  const { action, path } = record
-  if (action !== 'create') {
-    await tx.run(s.dropSubject, [account, path])
-    const refs = await tx.all(s.blobRefs, [account, path])
-    for (const ref of refs) {
-      const cid = Cid.fromBytes(ref.cid)
-      letGo.set(cid.key, cid)
+function assertMoved(step: number, changed: number): void {
+  if (step === 0 && changed !== 1) throw new HeadMoved()
+}
+
+/**
+ * What is to be done for a write. Blob references that are there are read here, before the transaction: as long as the
+ * head is the one the write was computed on, they are what they were.
+ */
+async function stepsOf(db: PdsDb, s: RepoWrites, write: RepoWrite): Promise<Steps> {
+  const { account, head, prev, commit } = write
+  const { rev, data } = head
+  const steps = new Steps()
+  steps.add(s.moveHead, [rev, data.bytes, head.commit.bytes, commit.bytes, account, prev.commit.bytes])
+  for (const cid of write.lost) steps.add(s.dropNode, [account, cid.bytes])
+  for (const { cid, bytes } of write.gained) steps.add(s.addNode, [account, cid.bytes, rev, bytes])
+  let letGo: Map<string, Uint8Array> | undefined
+  for (const record of write.records) {
+    if (record.action !== 'create') {
+      letGo ??= new Map()
+      const refs = await db.all(s.blobRefs, [account, record.path])
+      for (const { cid } of refs) letGo.set(latin1(cid), cid)
+      if (refs.length > 0) steps.add(s.dropBlobRefs, [account, record.path])
+      steps.add(s.dropSubject, [account, record.path])
     }
-    if (refs.length > 0) await tx.run(s.dropBlobRefs, [account, path])
+    addRecordSteps(steps, s, account, rev, record)
   }
+  if (letGo) for (const cid of letGo.values()) steps.add(s.loosenBlob, [write.now, account, cid])
+  return steps
+}
+
+function addRecordSteps(steps: Steps, s: RepoWrites, account: AccountId, rev: string, record: RecordWrite): void {
+  const { action, path } = record
   if (action === 'delete') {
-    await tx.run(s.dropRecord, [account, path])
+    steps.add(s.dropRecord, [account, path])
     return
   }
-  if (action === 'create') await tx.run(s.addRecord, [account, path, record.cid.bytes, rev, record.bytes])
-  else await tx.run(s.setRecord, [record.cid.bytes, rev, record.bytes, account, path])
-  if (record.subject !== null) await tx.run(s.addSubject, [account, path, record.subject])
+  if (action === 'create') steps.add(s.addRecord, [account, path, record.cid.bytes, rev, record.bytes])
+  else steps.add(s.setRecord, [record.cid.bytes, rev, record.bytes, account, path])
+  if (record.subject !== null) steps.add(s.addSubject, [account, path, record.subject])
   for (const cid of record.blobs) {
-    await tx.run(s.addBlobRef, [account, path, cid.bytes, rev])
-    await tx.run(s.holdBlob, [account, cid.bytes])
+    steps.add(s.addBlobRef, [account, path, cid.bytes, rev])
+    steps.add(s.holdBlob, [account, cid.bytes])
   }
 }
 
