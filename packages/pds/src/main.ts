@@ -168,7 +168,6 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, d
   const eventLog = await openSqlLog(db as unknown as Db<never>, { withSeq, now, log })
   const store = createSqlStore(db, eventLog)
   const lanes = new Lanes()
-  // Wall clock with a fraction, so that revs made within a millisecond keep their order by themselves.
   const tids = new TidClock({ now, clockId: randomInt(1024) })
   const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
   const disk = { root: blobDirectory, staging: join(blobDirectory, '.staging') }
