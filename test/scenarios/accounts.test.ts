@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test'
 import { accountEvent, commitEvent, identityEvent } from '@millisky/core/event'
 import { type PlcUpdate, signPlcOperation } from '@millisky/core/plc'
 import type { Handle } from '@millisky/core/syntax'
-import { type FakeAccount, type FakePds, now } from '../e2e/fake-pds.ts'
+import { FakeAccount, type FakePds, now } from '../e2e/fake-pds.ts'
 import { type Consumer, until, World } from './world.ts'
 
 let world: World
@@ -101,9 +101,12 @@ test('T69 T38 an account that is deleted is not counted; created again it is', a
   assert.deepEqual([body.accountCount, body.status], [counted, 'active'])
 })
 
-test('T70 an account moves: the old host is no longer believed, the new one is, and the counts move', async () => {
+test('T50 T70 an account moves: the old host is no longer believed, the new one is, and the counts move', async () => {
   const alice = await account()
   const { pds: other, name: otherName } = await world.host()
+  const stale = commitEvent(alice.post('an old draft', { keep: false }), now())
+  pds.sendPost(alice, 'my last words here')
+  await until('they came', () => consumer.pathsOf(alice.did).length === 2)
   const counted = accountsCounted()
   const log = (await (await fetch(`${world.plc.url}/${alice.did}/log/last`)).json()) as PlcUpdate
   const audit = (await (await fetch(`${world.plc.url}/${alice.did}/log/audit`)).json()) as { cid: string }[]
@@ -117,14 +120,46 @@ test('T70 an account moves: the old host is no longer believed, the new one is, 
   })
   assert.equal(reply.status, 200)
   other.announce(alice)
+  other.send(stale)
   other.sendPost(alice, 'from my new home')
-  await until('it is heard from there', () => consumer.pathsOf(alice.did).length === 2)
+  await until('it is heard from there', () => consumer.pathsOf(alice.did).length === 3)
+  assert.deepEqual(await world.rejects(otherName), { 'rev-stale': 1 })
   say(alice.did, false, 'deactivated')
   pds.send(commitEvent(alice.post('stale host', { keep: false }), now()))
   await until('the old host is refused', async () => (await world.rejects(name))['wrong-host'] === 2)
-  assert.equal(consumer.of(alice.did).length, 6)
+  assert.equal(consumer.of(alice.did).length, 7)
   assert.equal(accountsCounted(), counted - 1)
   assert.equal(world.relay.hosts.byName(otherName)?.record.accounts, 1)
+})
+
+test('T71 did:web and did:plc are treated alike, other methods are not passed on', async t => {
+  const { key } = await pds.createAccount(world.plc.url, 'keys')
+  const web = new FakeAccount(`did:web:${encodeURIComponent(new URL(pds.url).host)}` as never, key)
+  const document = {
+    id: web.did,
+    alsoKnownAs: ['at://web.test'],
+    verificationMethod: [
+      { id: `${web.did}#atproto`, type: 'Multikey', controller: web.did, publicKeyMultibase: key.publicKey.multibase },
+    ],
+    service: [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: pds.url }],
+  }
+  const [usual] = pds.server.listeners('request') as [(request: IncomingMessage, reply: ServerResponse) => void]
+  const answer = (request: IncomingMessage, reply: ServerResponse) => {
+    if (request.url?.startsWith('/.well-known/did.json')) {
+      reply.setHeader('content-type', 'application/json')
+      reply.end(JSON.stringify(document))
+    } else usual(request, reply)
+  }
+  pds.server.removeAllListeners('request').on('request', answer)
+  t.after(() => pds.server.removeAllListeners('request').on('request', usual))
+  pds.announce(web)
+  pds.sendPost(web, 'hello')
+  await until('it came', () => consumer.pathsOf(web.did).length === 1)
+  const before = (await world.rejects(name))['unsupported-did'] ?? 0
+  pds.sendPost(new FakeAccount('did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme' as never, key), 'x')
+  await until('it is refused', async () => Object.keys(await world.rejects(name)).some(r => r !== 'wrong-host'))
+  const { 'unsupported-did': refused = 0, 'no-pds': gone = 0 } = await world.rejects(name)
+  assert.ok(refused + gone > before)
 })
 
 test('T73 T22 a takedown hides what was said before from replay, also after a restart', async t => {

@@ -1,7 +1,11 @@
 // What passes and what does not, event by event. The numbers are those of the list of behaviours that relays are held to.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
+import { utf8 } from '@millisky/core/bytes'
+import { writeCar } from '@millisky/core/car'
+import { encode, type Value } from '@millisky/core/cbor'
 import { Cid } from '@millisky/core/cid'
+import { signCommit } from '@millisky/core/commit'
 import { SigningKey } from '@millisky/core/crypto'
 import { accountEvent, commitEvent, type Event, encodeFrame, syncEvent, withSeq } from '@millisky/core/event'
 import { sha256 } from '@millisky/core/hash'
@@ -19,7 +23,8 @@ const syncOf = (change: Change) =>
 const post = (account: FakeAccount) => commitOf(account.post('hello'))
 const draft = (account: FakeAccount) => commitOf(account.post('never kept', { keep: false }))
 const ops = (event: Event) => event.body.ops as { path: string; action: string; cid: unknown; prev?: unknown }[]
-const OTHER_CID = Cid.ofCbor(new Uint8Array([0xa0]))
+const EMPTY: Uint8Array = new Uint8Array([0xa0])
+const OTHER_CID = Cid.ofCbor(EMPTY)
 
 function broken(bytes: Uint8Array): Uint8Array {
   const copy = bytes.slice()
@@ -36,6 +41,36 @@ function empty(account: FakeAccount, aheadMs = 1): Event {
   return commitOf(change)
 }
 
+/** A commit that creates one record. */
+function writing(account: FakeAccount, record: Value): Event {
+  const { did, head, blocks, key } = account
+  const bytes = encode(record)
+  const path = `com.example.record/${encodeTid(Date.now() * 1000, 11)}`
+  const rev = encodeTid((Date.now() + 1) * 1000, 9)
+  const change = apply({
+    did,
+    head,
+    blocks,
+    writes: [{ action: 'create', path, cid: Cid.ofCbor(bytes), bytes }],
+    rev,
+    key,
+  })
+  account.adopt(change)
+  return commitOf(change)
+}
+
+/** A commit that is signed as it should be, over a tree whose root is these bytes. */
+function crafted({ did, key }: FakeAccount, root: Uint8Array, path: string, record = EMPTY): Event {
+  const data = Cid.ofCbor(root)
+  const rev = encodeTid(Date.now() * 1000, 12)
+  const { block } = signCommit({ did, data, rev }, key)
+  const cid = Cid.ofCbor(record)
+  const blocks = writeCar([block.cid], [block, { cid: data, bytes: root }, { cid, bytes: record }])
+  const op = { action: 'create', path, cid }
+  const fields = { repo: did, commit: block.cid, rev, since: null, blocks, ops: [op], blobs: [], time: now() }
+  return { t: '#commit', body: { seq: 0, rebase: false, tooBig: false, ...fields } } as Event
+}
+
 /** Events of one account in order; each passes (null) or does not, for this reason. */
 type Case = [name: string, play: (account: FakeAccount, neighbour: FakeAccount) => [Event, string | null][]]
 
@@ -50,6 +85,46 @@ const CASES: Case[] = [
       const event = draft(a)
       return [[patched(event, { ops: Array.from({ length: 201 }, () => ops(event)[0]) }), 'too-many-ops']]
     },
+  ],
+  [
+    'T41 a record of more than 1,000,000 bytes',
+    a => {
+      const record = encode({ $type: 'com.example.record', text: 'x'.repeat(1_000_000) })
+      const path = 'com.example.record/3kaaaaaaaaa2a'
+      const root = encode({ l: null, e: [{ p: 0, k: utf8(path), v: Cid.ofCbor(record), t: null }] })
+      return [[crafted(a, root, path, record), 'record-too-large']]
+    },
+  ],
+  [
+    'T59 trees that are none',
+    a => {
+      const path = (n: number) => `app.bsky.feed.post/3kaaaaaaaaa2${'abcdefgh'[n]}`
+      const entry = (n: number, p = 0) => ({ p, k: utf8(path(n).slice(p)), v: OTHER_CID, t: null })
+      const nodes = [
+        { l: null, e: [entry(2), entry(1)] },
+        { l: null, e: [entry(1, 3)] },
+        { l: null, e: [entry(1), entry(2, 99)] },
+        { l: null, e: [] as unknown[], more: true },
+        { l: null },
+        [],
+      ]
+      return nodes.map(node => [crafted(a, encode(node as Value), path(1)), 'bad-tree'])
+    },
+  ],
+  [
+    'T60 CIDs that nobody has heard of, and records of unknown kind',
+    a => {
+      const strange = Cid.fromBytes(new Uint8Array([1, 0x55, 0x00, 3, 7, 7, 7]))
+      return [[writing(a, { $type: 'com.example.unheard.of', strange }), null]]
+    },
+  ],
+  [
+    'T72 times that are long ago or far ahead pass, what is no time does not',
+    a => [
+      [patched(post(a), { time: '1985-04-12T23:20:50.123Z' }), null],
+      [patched(post(a), { time: '2985-04-12T23:20:50.123Z' }), null],
+      [patched(draft(a), { time: 'yesterday' }), 'bad-fields'],
+    ],
   ],
   [
     'T42 a #sync of more than 10,000 bytes',
