@@ -135,6 +135,7 @@ async function runRelay(folder: string, plc: string, workers: string): Promise<v
     DATABASE_URL: `sqlite://${join(folder, 'relay.sqlite')}`,
     RELAY_PLC_HOST: plc,
     RELAY_ALLOW_INSECURE_HOSTS: 'true',
+    RELAY_TRUSTED_DOMAINS: 'localhost,127.0.0.1',
     RELAY_LOG_LEVEL: 'warn',
     ...(workers ? { RELAY_VERIFY_WORKERS: workers } : {}),
   }

@@ -159,6 +159,7 @@ export async function startDaemons(): Promise<Daemons> {
     DATABASE_URL: `sqlite://${join(folder, 'relay', 'relay.sqlite')}`,
     RELAY_PLC_HOST: plc.url,
     RELAY_ALLOW_INSECURE_HOSTS: 'true',
+    RELAY_TRUSTED_DOMAINS: 'localhost,127.0.0.1',
     RELAY_ADMIN_PASSWORD: 'relay-admin',
   })
   const pds = new Daemon('pds', pdsPort, {

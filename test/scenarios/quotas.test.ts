@@ -134,7 +134,20 @@ test('a flood of #sync or of #identity about others is cut off, with its reason'
   assert.ok(rejects['identity-rate']! >= 5)
 })
 
-test('limits of hosts in trusted domains are higher, and everything set outlives a restart', async t => {
+test('accounts of a trusted host may send what the host lets them', async t => {
+  const world = await start(t, { env: { RELAY_TRUSTED_DOMAINS: 'localhost', RELAY_DEFAULT_ACCOUNT_LIMIT: '1' } })
+  const { pds, accounts, name } = await world.host('alice', 'bob')
+  const [alice, bob] = accounts as [FakeAccount, FakeAccount]
+  pds.sendPost(bob, 'a second account')
+  for (let i = 0; i < 70; i++) {
+    const { head, commit } = alice.post(`${i}`)
+    pds.send(syncEvent({ did: alice.did, rev: head.rev, commit }, now()))
+  }
+  await world.settled(pds, 71)
+  assert.deepEqual(await world.rejects(name), {})
+})
+
+test('limits that were set outlive a restart', async t => {
   const world = await start(t)
   const { name } = await world.host('alice')
   await world.post('/admin/pds/changeLimits', { host: name, repo_limit: 7, per_day: 9 })

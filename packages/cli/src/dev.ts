@@ -159,6 +159,7 @@ function environment(dataDir: string, secrets: Secrets, urls: Ready, ports: Port
       DATABASE_URL: `sqlite://${join(dataDir, 'relay', 'relay.sqlite')}`,
       RELAY_PLC_HOST: urls.plc,
       RELAY_ALLOW_INSECURE_HOSTS: 'true',
+      RELAY_TRUSTED_DOMAINS: 'localhost,127.0.0.1',
       RELAY_ADMIN_PASSWORD: secrets.relayAdminPassword,
     },
   }

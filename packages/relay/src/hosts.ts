@@ -65,6 +65,8 @@ export class Host {
   isUnsaved = false
   /** Wakes the socket when there is room again. */
   readonly waiters: (() => void)[] = []
+  /** In a trusted domain. */
+  isTrusted = false
   /** What is left of its limits. */
   readonly quota: EventQuota
   /** Left for `#identity` events about accounts that are not known to be here. */
@@ -226,7 +228,7 @@ export class Hosts {
 
   /** What a host may do now. */
   limits(host: Host): HostLimits {
-    return limitsOf(host.record, this.#parts.accountLimit, this.isTrusted(host.hostname))
+    return limitsOf(host.record, this.#parts.accountLimit, host.isTrusted)
   }
 
   /** Sets limits of a host for good; null gives one back to what it comes to by itself. */
@@ -243,11 +245,8 @@ export class Hosts {
   }
 
   isTrusted(hostname: string): boolean {
-    if (this.#trusted.has(hostname)) return true
-    for (const domain of domainsOf(hostname)) {
-      if (domain !== hostname && this.#trusted.has(`*.${domain}`)) return true
-    }
-    return false
+    const [name = '', ...above] = domainsOf(hostname)
+    return this.#trusted.has(name) || above.some(domain => this.#trusted.has(`*.${domain}`))
   }
 
   trustedDomains(): string[] {
@@ -258,6 +257,7 @@ export class Hosts {
   async addTrustedDomain(domain: string): Promise<void> {
     if (this.#trusted.has(domain)) throw new Refused('InvalidRequest', 'domain is already trusted')
     this.#trusted.add(domain)
+    for (const host of this.#byId.values()) host.isTrusted = this.isTrusted(host.hostname)
     const added = [...this.#trusted].filter(known => !this.#parts.trustedDomains.includes(known))
     await this.#parts.settings.set(TRUSTED, JSON.stringify(added))
   }
@@ -326,8 +326,9 @@ export class Hosts {
   }
 
   #add(record: HostRecord): Host {
-    const limits = limitsOf(record, this.#parts.accountLimit, this.isTrusted(record.hostname))
-    const host = new Host(record, limits, this.#parts.now())
+    const isTrusted = this.isTrusted(record.hostname)
+    const host = new Host(record, limitsOf(record, this.#parts.accountLimit, isTrusted), this.#parts.now())
+    host.isTrusted = isTrusted
     this.#byId.set(host.id, host)
     this.#byName.set(host.hostname, host)
     return host

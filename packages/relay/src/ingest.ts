@@ -269,14 +269,13 @@ export class Ingest {
 
   /** Why nobody is even asked who the account is. */
   #overQuota(account: Account<Incoming>, event: Incoming): RejectReason | null {
-    const { throttle, hosts, now } = this.#parts
+    const { throttle, now } = this.#parts
     const { host, t } = event
     if (account.hostId === null && !throttle.hasRoom(host)) {
       throttle.refuse(host, account.did)
       return 'account-quota'
     }
-    if (t !== '#identity' || event.isExpired || account.hostId === host.id || hosts.isTrusted(host.hostname))
-      return null
+    if (t !== '#identity' || event.isExpired || account.hostId === host.id || host.isTrusted) return null
     return host.strangers.take(now()) ? null : 'identity-rate'
   }
 
@@ -408,6 +407,8 @@ export class Ingest {
       throttle.refuse(host, account.did)
       return 'account-quota'
     }
+    // A trusted host limits its own accounts.
+    if (host.isTrusted) return null
     account.quota ??= new AccountQuota(now())
     if (account.quota.take(t, now())) return null
     if (t === '#commit') onFlood(account)
