@@ -75,6 +75,27 @@ test('consumers are listed, limited by address and sent away', async () => {
   assert.equal((await world.post('/admin/consumers/kick', { id: 999 })).status, 404)
 })
 
+test('metrics tell of hosts, delays, verification, the log and consumers, without the names of hosts', async () => {
+  pds.sendPost(await pds.createAccount(world.plc.url, 'metered'), 'hello')
+  await world.settled(pds, 1)
+  const reply = await fetch(`${world.relay.url}/metrics`, { headers: { authorization: 'Bearer scenario-admin' } })
+  const text = await reply.text()
+  for (const line of [
+    /^relay_hosts\{status="active"\} 1$/m,
+    /^relay_new_users_discovered 1$/m,
+    /^repo_commits_received_counter 1$/m,
+    /^relay_verify_seconds_count [1-9]/m,
+    /^relay_append_seconds_count [1-9]/m,
+    /^relay_commit_age_seconds_count\{hosts="other"\} 1$/m,
+    /^relay_hosts_used_day_max\{hosts="other"\} 0\.\d+/m,
+    /^subscribe_consumers \d/m,
+    /^disk_persister_current_seq 1$/m,
+  ]) {
+    assert.match(text, line)
+  }
+  assert.doesNotMatch(text, new RegExp(name))
+})
+
 test('T81 every change is written down with who made it, refused ones too', async () => {
   await world.post('/admin/repo/takeDown', { did: 'nonsense' })
   const { body } = await world.get<{ entries: { action: string; params: string; address: string; status: number }[] }>(

@@ -27,6 +27,8 @@ export interface AppenderParts<E> {
   log: EventLog
   /** Called for each event in the order of the log, when it is durable. */
   fold(admitted: Admitted<E>): void
+  /** A batch of so many events became durable in so many milliseconds. */
+  onAppend?(events: number, ms: number): void
   /** The log failed: nothing can go on. */
   onFatal(error: unknown): void
 }
@@ -81,7 +83,9 @@ export class Appender<E> {
   }
 
   async #flush(batch: Admitted<E>[]): Promise<void> {
+    const since = performance.now()
     await this.#parts.log.append(batch.map(entryOf))
+    this.#parts.onAppend?.(batch.length, performance.now() - since)
     for (const admitted of batch) {
       this.#parts.fold(admitted)
       admitted.done?.()

@@ -98,6 +98,10 @@ export interface IngestParts {
     received?(host: Host, t: string): void
     admitted?(host: Host, t: string, notes: readonly Reason[]): void
     rejected?(host: Host, reason: RejectReason): void
+    /** A group of events came back from the verifiers, so many milliseconds after it went there. */
+    verified?(ms: number): void
+    /** An account was heard for the first time. */
+    discovered?(): void
   }
 }
 
@@ -314,13 +318,17 @@ export class Ingest {
     const events = count === waiting.length ? waiting : waiting.slice(0, count)
     account.waiting = count === waiting.length ? [] : waiting.slice(count)
     const { hostname, policy } = first.host.record
+    const since = performance.now()
     const shared = identity && first.isFresh ? { ...identity, fresh: true } : identity
     this.#parts.verifiers.submit({
       account: account.did,
       from: first.host.id,
       prior: account.state,
       jobs: events.map(({ frame }) => ({ frame, host: hostname, policy: policy as Policy, identity: shared })),
-      done: outcomes => this.#judged(account, events, outcomes),
+      done: outcomes => {
+        this.#parts.observer?.verified?.(performance.now() - since)
+        this.#judged(account, events, outcomes)
+      },
     })
   }
 
@@ -381,6 +389,7 @@ export class Ingest {
     if (isNewcomer) {
       host.newcomers++
       host.refused.delete(account.did)
+      if (account.hostId === null) this.#parts.observer?.discovered?.()
     }
     account.state = state
     account.hostId = hostId

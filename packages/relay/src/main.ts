@@ -25,7 +25,7 @@ import { Fold, foldTail } from './fold.ts'
 import { type Host, Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
 import { Lookup } from './lookups.ts'
-import { observeDelays, observeIngest, observeRelay } from './metrics.ts'
+import { observeAppends, observeDelays, observeEnds, observeIngest, observeRelay } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
 import { TAKENDOWN } from './status.ts'
@@ -207,6 +207,18 @@ function createIdentities({ settings, fetcher, plcFetcher, now }: Ground): Ident
   })
 }
 
+function createCheck({ settings, fetcher, userAgent, now }: Ground, hosts: Hosts, identities: Identities): HostCheck {
+  return new HostCheck({
+    fetch: fetcher.fetch,
+    identities,
+    assertNotBanned: hostname => hosts.assertNotBanned(hostname),
+    reach: { allowPrivate: settings.allowInsecureHosts },
+    userAgent,
+    insecure: settings.allowInsecureHosts,
+    now,
+  })
+}
+
 /** Everything between the sockets of hosts and the log. */
 function compose(ground: Ground) {
   const { settings, store, events, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
@@ -235,7 +247,8 @@ function compose(ground: Ground) {
     now,
     onCrash: error => log.error({ err: error }, 'a verifier died and was replaced'),
   })
-  const appender = new Appender<Incoming>({ log: events, fold: admitted => fold.take(admitted), onFatal })
+  const onAppend = observeAppends(metrics)
+  const appender = new Appender<Incoming>({ log: events, fold: admitted => fold.take(admitted), onAppend, onFatal })
   const throttle = new Throttle({ hosts, now, onDelay: observeDelays(metrics) })
   const announce: Ingest['announce'] = (account, local) => ingest.announce(account, local)
   const floods = new Floods({ accounts, store: store.accounts, announce, now, onError })
@@ -256,6 +269,7 @@ function compose(ground: Ground) {
     onFatal,
     observer: observeIngest(metrics),
   })
+  const countEnd = observeEnds(metrics)
   const upstreams = new Upstreams({
     hosts,
     take: (host, frames) => ingest.take(host, frames),
@@ -264,18 +278,11 @@ function compose(ground: Ground) {
     userAgent,
     now,
     onEnd: ({ hostname }, { reason, detail, error, retryMs, failures }) => {
+      countEnd(reason)
       log.debug({ host: hostname, reason, detail, error, retryMs, failures }, 'upstream ended')
     },
   })
-  const check = new HostCheck({
-    fetch: fetcher.fetch,
-    identities,
-    assertNotBanned: hostname => hosts.assertNotBanned(hostname),
-    reach: { allowPrivate: settings.allowInsecureHosts },
-    userAgent,
-    insecure: settings.allowInsecureHosts,
-    now,
-  })
+  const check = createCheck(ground, hosts, identities)
   const crawl = new Crawl({
     hosts,
     upstreams,
@@ -325,6 +332,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
     verifiers,
     log: events,
     isConnected,
+    now: ground.now,
     accountsInMemory: () => accounts.size,
     accountsThrottled: () => floods.size,
   })

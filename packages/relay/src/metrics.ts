@@ -1,5 +1,6 @@
 /** What a Relay counts. Host names are labels of nothing, for there is no end of them; per host there is the admin API. */
 import { REASONS } from '@millisky/core/verify'
+import type { FollowEndReason } from '@millisky/server/follow'
 import type { Metrics } from '@millisky/server/trace'
 import type { Host, Hosts } from './hosts.ts'
 import type { Ingest, IngestParts } from './ingest.ts'
@@ -20,14 +21,65 @@ export function observeIngest(metrics: Metrics): NonNullable<IngestParts['observ
   const noted = metrics.counter('relay_events_noted_total', 'What was not right with events that passed.', {
     note: REASONS,
   })
+  const discovered = metrics.counter('relay_new_users_discovered', 'Accounts that were heard for the first time.')
+  const commits = metrics.counter('repo_commits_received_counter', 'Commits that came from hosts.')
+  const syncs = metrics.counter('repo_sync_received_counter', 'Events of type #sync that came from hosts.')
+  const verify = metrics.histogram(
+    'relay_verify_seconds',
+    'Time until a group of events of one account has verdicts.',
+    {
+      buckets: LATENCIES,
+    },
+  )
+  const age = metrics.histogram('relay_commit_age_seconds', 'How old commits were, by their rev, when they passed.', {
+    labels: { hosts: HOST_CLASSES },
+    buckets: [0.1, 0.5, 1, 2, 5, 15, 60, 300, 3_600, 86_400],
+  })
   return {
-    received: (_host, type) => received.inc({ type }),
-    admitted: (_host, type, notes) => {
+    received: (_host, type) => {
+      received.inc({ type })
+      if (type === '#commit') commits.inc({})
+      else if (type === '#sync') syncs.inc({})
+    },
+    discovered: () => discovered.inc({}),
+    verified: ms => verify.observe({}, ms / 1_000),
+    admitted: (host, type, notes) => {
       admitted.inc({ type })
+      if (type === '#commit' && host.lagMs !== null) age.observe({ hosts: classOf(host) }, host.lagMs / 1_000)
       for (const note of notes) noted.inc({ note })
     },
     rejected: (_host, reason) => rejected.inc({ reason }),
   }
+}
+
+const HOST_CLASSES = ['trusted', 'other'] as const
+const LATENCIES = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10]
+const classOf = (host: Host) => (host.isTrusted ? 'trusted' : 'other')
+
+/** Measures what it takes to make events durable. */
+export function observeAppends(metrics: Metrics): (events: number, ms: number) => void {
+  const seconds = metrics.histogram('relay_append_seconds', 'Time until a batch of events is durable.', {
+    buckets: LATENCIES,
+  })
+  const sizes = metrics.histogram('relay_append_events', 'Events that became durable together.', {
+    buckets: [1, 2, 5, 10, 50, 200, 1_000],
+  })
+  return (events, ms) => {
+    seconds.observe({}, ms / 1_000)
+    sizes.observe({}, events)
+  }
+}
+
+/** Counts how connections to hosts end. */
+export function observeEnds(metrics: Metrics): (reason: FollowEndReason) => void {
+  const ends = metrics.counter(
+    'relay_upstream_ends_total',
+    'Connections to hosts that ended or were not made, by why.',
+    {
+      reason: 32,
+    },
+  )
+  return reason => ends.inc({ reason })
 }
 
 /** Counts how often hosts are read later than they could be. */
@@ -44,6 +96,7 @@ export interface Observed {
   verifiers: Verifiers
   isConnected: (host: ReturnType<Hosts['list']>[number]) => boolean
   log: { readonly head: number; readonly oldest: number }
+  now: () => number
   accountsInMemory: () => number
   accountsThrottled: () => number
 }
@@ -62,6 +115,19 @@ export function observeRelay(metrics: Metrics, parts: Observed): void {
   const plain = (name: string, help: string, read: () => number) =>
     metrics.gauge(name, help, { collect: gauge => gauge.set({}, read()) })
   plain('relay_connected_inbound', 'Hosts that are connected.', () => hosts.list().filter(parts.isConnected).length)
+  plain('disk_persister_current_seq', 'Last seq of the log, by the name that deployed relays give it.', () => log.head)
+  metrics.gauge('relay_hosts_used_day_max', 'Largest part of its daily events that a host has used, 0 to 1.', {
+    labels: { hosts: HOST_CLASSES },
+    collect: gauge => {
+      for (const kind of HOST_CLASSES) {
+        const used = hosts.list().flatMap(host => (classOf(host) === kind ? [host.quota.used(parts.now()).day] : []))
+        gauge.set(
+          { hosts: kind },
+          used.reduce((most, part) => Math.max(most, part), 0),
+        )
+      }
+    },
+  })
   plain('relay_log_head_seq', 'Last seq of the log.', () => log.head)
   plain('relay_log_oldest_seq', 'First seq that is still kept.', () => log.oldest)
   plain('relay_ingest_events', 'Events under way.', () => ingest.load.events)
