@@ -78,3 +78,25 @@ test('T25 a consumer that does not read is told so and closed, and others do not
   const again = await world.consumer(slow.seqs.at(-1) ?? 0)
   await until('what it missed is there', () => again.seqs.at(-1) === quick.seqs.at(-1))
 })
+
+test('T18 T26 what is too old is no longer kept, and whoever asks for it is told', async t => {
+  let ahead = 0
+  const world = await start(t, { now: () => Date.now() + ahead, env: { RELAY_REPLAY_WINDOW: '2h' } })
+  const { pds, accounts } = await world.host('alice')
+  for (let i = 0; i < 5; i++) pds.sendPost(accounts[0]!, `old ${i}`)
+  await world.settled(pds, 5)
+  const reading = await world.consumer(0)
+  await until('it has them', () => reading.frames.length === 5)
+  ahead = 4 * 3_600_000
+  pds.sendPost(accounts[0]!, 'new')
+  await world.settled(pds, 6)
+  await world.relay.prune()
+  await until('it was not disturbed', () => reading.frames.length === 6)
+  const [late, oldest, exact] = [await world.consumer(1), await world.consumer(0), await world.consumer(5)]
+  await until('all have the rest', () => [late, oldest, exact].every(({ seqs }) => seqs.at(-1) === 6))
+  assert.deepEqual(
+    [late, oldest, exact].map(consumer => consumer.story.map(line => line.split(' ')[0])),
+    [['#info', '#commit'], ['#commit'], ['#commit']],
+  )
+  assert.equal(late.frames[0]?.body.name, 'OutdatedCursor')
+})

@@ -155,3 +155,16 @@ test('limits that were set outlive a restart', async t => {
   const listed = await world.get<{ RepoLimit: number; DailyEventLimit: number }[]>('/admin/pds/list')
   assert.deepEqual([listed.body[0]?.RepoLimit, listed.body[0]?.DailyEventLimit], [7, 9])
 })
+
+test('the policy of a host can be pinned and left to itself again', async t => {
+  const world = await start(t)
+  const { name } = await world.host('alice')
+  const set = async (policy: string) => {
+    const { status } = await world.post('/admin/pds/changeLimits', { host: name, policy })
+    const { record } = world.relay.hosts.byName(name)!
+    return [status, record.policy, record.pinned]
+  }
+  assert.deepEqual(await set('observe'), [200, 'observe', true])
+  assert.deepEqual(await set('auto'), [200, 'observe', false])
+  assert.deepEqual(await set('lenient'), [400, 'observe', false])
+})

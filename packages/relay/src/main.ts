@@ -58,6 +58,8 @@ export interface Relay {
   readonly url: string
   readonly hosts: Hosts
   listen(): Promise<void>
+  /** Drops what is older or more than is to be kept; done every minute anyway. */
+  prune(): Promise<void>
   close(): Promise<void>
 }
 
@@ -111,7 +113,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await loadConsumerLimits(store.settings, subscription)
   const http = serve(ground, running, subscription)
   const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
-  const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => prune(ground), PRUNE_MS)]
+  const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => void prune(ground), PRUNE_MS)]
   for (const timer of timers) timer.unref()
   let url = ''
   let closing: Promise<void> | null = null
@@ -142,6 +144,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
       running.upstreams.start().catch(ground.onFatal)
     },
+    prune: () => prune(ground),
     close() {
       closing ??= close()
       return closing
@@ -346,9 +349,9 @@ function serveMetrics({ log, metrics, userAgent }: Ground) {
   return http
 }
 
-function prune({ events, settings, now, onError }: Ground): void {
+async function prune({ events, settings, now, onError }: Ground): Promise<void> {
   const bytes = settings.replayBytes ?? Number.POSITIVE_INFINITY
-  events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
+  await events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
 }
 
 async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): Promise<boolean | null> {

@@ -201,9 +201,10 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     await hosts.setLimits(host, limitsGiven(request))
     const policy = optional(request, 'policy')
     if (policy !== null) {
-      if (policy !== 'strict' && policy !== 'observe')
-        throw new Refused('InvalidRequest', 'policy is strict or observe')
-      await hosts.setPolicy(host, policy, true)
+      if (policy !== 'strict' && policy !== 'observe' && policy !== 'auto') {
+        throw new Refused('InvalidRequest', 'policy is strict, observe or auto')
+      }
+      await hosts.setPolicy(host, policy === 'auto' ? host.record.policy : policy, policy !== 'auto')
     }
     return SUCCESS
   })
