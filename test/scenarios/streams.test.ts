@@ -208,6 +208,19 @@ test('T27 T28 T84 a restart goes on where it was: for hosts, for consumers, for 
   assert.equal(world.relay.hosts.byName(name)?.record.accounts, 1)
 })
 
+test('identities outlive a restart, so that nobody has to be asked', async t => {
+  const world = await start(t)
+  const { pds, alice } = await hostWith(world, 'alice')
+  const consumer = await world.consumer(0)
+  pds.sendPost(alice, 'before')
+  await until('it came', () => consumer.pathsOf(alice.did).length === 1)
+  await world.plc.close()
+  await world.restart()
+  const next = await world.consumer()
+  pds.sendPost(alice, 'after')
+  await until('it came', () => next.pathsOf(alice.did).length === 1)
+})
+
 test('T34 asking for a known host is fine, and dials it again', async t => {
   const world = await start(t)
   const { pds, name } = await hostWith(world, 'alice')

@@ -24,6 +24,7 @@ import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
 import { type Host, Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
+import { KnownIdentities } from './known-identities.ts'
 import { Lookup } from './lookups.ts'
 import { observeAppends, observeDelays, observeEnds, observeIngest, observeRelay } from './metrics.ts'
 import { Moderation } from './moderation.ts'
@@ -72,6 +73,7 @@ interface Ground {
   userAgent: string
   version: string
   store: RelayStore
+  known: KnownIdentities
   events: SegmentLog
   /** Events of the log that a crash had kept from the store. */
   folded: number
@@ -130,6 +132,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await Promise.all([http.close(), scraped?.close()])
     await running.verifiers.close()
     await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
+    await ground.known.close()
     await events.close()
     await store.close()
   }
@@ -189,6 +192,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     now,
     userAgent,
     store,
+    known: new KnownIdentities(store.identities, onError),
     events,
     folded,
     metrics: createMetrics({ process: true }),
@@ -199,11 +203,12 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
   }
 }
 
-function createIdentities({ settings, fetcher, plcFetcher, now }: Ground): Identities {
+function createIdentities({ settings, fetcher, plcFetcher, known, now }: Ground): Identities {
   return new Identities({
     plcUrl: settings.plcUrl,
     fetch: fetcher.fetch,
     plcFetch: plcFetcher.fetch,
+    store: known,
     settings: { dids: { entriesMax: settings.identityCacheSize, staleMs: 24 * 3_600_000, maxMs: 30 * 86_400_000 } },
     ...(settings.allowInsecureHosts ? { development: {} } : {}),
     now,

@@ -57,7 +57,16 @@ export interface AuditTable {
   status: number
 }
 
+export interface IdentityTable {
+  did: string
+  at: number
+  key: string | null
+  pds: string | null
+  handle: string | null
+}
+
 export interface RelaySchema {
+  identity: IdentityTable
   audit: AuditTable
   host: HostTable
   account: AccountTable
@@ -107,4 +116,15 @@ const audit: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables, quotas, audit]
+const identities: Migration = {
+  name: 'identities',
+  async up(schema, c, kind) {
+    const narrow = kind === 'sqlite' ? sql` strict, without rowid` : sql``
+    await sql`create table identity (
+      did ${c.text} primary key, at ${c.bigint} not null, key ${c.text}, pds ${c.text}, handle ${c.text})${narrow}`.execute(
+      schema,
+    )
+  },
+}
+
+export const migrations: readonly Migration[] = [tables, quotas, audit, identities]

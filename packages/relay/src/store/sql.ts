@@ -14,6 +14,7 @@ import type {
   HostRecord,
   HostStatus,
   HostStore,
+  IdentityStore,
   NewHost,
   RelayStore,
   SettingStore,
@@ -33,6 +34,7 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     bans: createBanStore(db),
     settings: createSettingStore(db),
     audit: createAuditStore(db),
+    identities: createIdentityStore(db),
     async ping() {
       await db.get(ping, [])
     },
@@ -278,6 +280,34 @@ function createBanStore({ kysely }: Db<RelaySchema>): DomainBanStore {
     async remove(domain) {
       const { numDeletedRows } = await kysely.deleteFrom('domain_ban').where('domain', '=', domain).executeTakeFirst()
       return numDeletedRows > 0n
+    },
+  }
+}
+
+function createIdentityStore({ kysely }: Db<RelaySchema>): IdentityStore {
+  return {
+    async get(did) {
+      const row = await kysely.selectFrom('identity').selectAll().where('did', '=', did).executeTakeFirst()
+      return row ? { ...row, did } : null
+    },
+    async put(identities) {
+      for (let at = 0; at < identities.length; at += CHUNK) {
+        await kysely
+          .insertInto('identity')
+          .values(identities.slice(at, at + CHUNK))
+          .onConflict(conflict =>
+            conflict.column('did').doUpdateSet(({ ref }) => ({
+              at: ref('excluded.at'),
+              key: ref('excluded.key'),
+              pds: ref('excluded.pds'),
+              handle: ref('excluded.handle'),
+            })),
+          )
+          .execute()
+      }
+    },
+    async delete(did) {
+      await kysely.deleteFrom('identity').where('did', '=', did).execute()
     },
   }
 }

@@ -147,7 +147,26 @@ export interface AuditStore {
   list(before: number | null, limit: number): Promise<AuditEntry[]>
 }
 
+/** What verification needs of an identity. */
+export interface StoredIdentity {
+  did: Did
+  /** When it was fetched. */
+  at: number
+  /** `did:key:…` */
+  key: string | null
+  /** Origin of the PDS. */
+  pds: string | null
+  handle: string | null
+}
+
+export interface IdentityStore {
+  get(did: Did): Promise<StoredIdentity | null>
+  put(identities: readonly StoredIdentity[]): Promise<void>
+  delete(did: Did): Promise<void>
+}
+
 export interface RelayStore {
+  identities: IdentityStore
   audit: AuditStore
   hosts: HostStore
   accounts: AccountStore
