@@ -6,7 +6,7 @@
 import type { Block } from './blocks.ts'
 import { readVarint } from './bytes.ts'
 import { decode, encode, type Value } from './cbor.ts'
-import { Cid, cidEnd, hashMatches } from './cid.ts'
+import { CID_BYTES, Cid, cidEnd, hashMatches } from './cid.ts'
 import { Malformed } from './errors.ts'
 import { CAR_BLOCK_BYTES_MAX, CAR_BLOCKS_MAX, CAR_HEADER_BYTES_MAX } from './limits.ts'
 
@@ -171,7 +171,22 @@ class EntryReader {
   }
 }
 
+/** The header of a CAR with one blessed root, as nearly all are, up to the root's CID and behind it. */
+const ONE_ROOT = Uint8Array.of(
+  ...[0xa2, 0x65, 0x72, 0x6f, 0x6f, 0x74, 0x73, 0x81, 0xd8, 0x2a, 0x58, CID_BYTES + 1, 0x00],
+)
+const VERSION_1 = Uint8Array.of(0x67, 0x76, 0x65, 0x72, 0x73, 0x69, 0x6f, 0x6e, 0x01)
+
+function hasOneRoot(bytes: Uint8Array): boolean {
+  const behind = ONE_ROOT.length + CID_BYTES
+  if (bytes.length !== behind + VERSION_1.length) return false
+  for (let i = 0; i < ONE_ROOT.length; i++) if (bytes[i] !== ONE_ROOT[i]) return false
+  for (let i = 0; i < VERSION_1.length; i++) if (bytes[behind + i] !== VERSION_1[i]) return false
+  return true
+}
+
 function readHeader(bytes: Uint8Array): Cid[] {
+  if (hasOneRoot(bytes)) return [Cid.view(bytes, ONE_ROOT.length, CID_BYTES)]
   const header = decode(bytes)
   if (header === null || typeof header !== 'object' || Array.isArray(header) || !('version' in header)) {
     throw new Malformed('CAR header that is no map with a version')

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decode as ipldDecode } from '@ipld/dag-cbor'
-import { utf8 } from './bytes.ts'
+import { concat, utf8 } from './bytes.ts'
 import { decode, encode, type Obj } from './cbor.ts'
 import { Cid } from './cid.ts'
 import { decodeCommit, signCommit, unsignedBytes, verifyCommit } from './commit.ts'
+import type { PublicKey } from './crypto.ts'
 import { Malformed } from './errors.ts'
 import { Tree } from './mst/tree.ts'
 import type { Tid } from './syntax.ts'
@@ -33,6 +34,22 @@ test('the signature covers the same map without sig', () => {
   const { sig, ...unsigned } = fields
   assert.deepEqual(unsignedBytes(commit), encode(unsigned))
   assert.ok(key.publicKey.verify(encode(unsigned), sig as Uint8Array))
+})
+
+test('what is signed is the same, cut out of the block or encoded', () => {
+  const verified: Uint8Array[] = []
+  const spy = { verify: (message: Uint8Array) => verified.push(message) > 0 } as unknown as PublicKey
+  const old = encode({ ...fields, prev: block.cid, version: 2 })
+  for (const bytes of [block.bytes, old, encode({ ...fields, did: `did:web:${'x'.repeat(300)}.com` })]) {
+    // Inside of a larger buffer, as in a CAR.
+    const view = concat([utf8('before'), bytes, utf8('behind')]).subarray(6, 6 + bytes.length)
+    const read = decodeCommit(view, { allowVersion2: true })
+    verifyCommit(read, spy, view)
+    verifyCommit(read, spy)
+    const [cut, encoded] = verified.splice(0)
+    assert.deepEqual(cut, encoded)
+    assert.deepEqual(view, bytes, 'the block stays')
+  }
 })
 
 for (const curve of ['k256', 'p256'] as const) {

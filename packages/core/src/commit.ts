@@ -48,9 +48,26 @@ export function unsignedBytes({ did, rev, data, prev, version }: UnsignedCommit)
   return encode({ did, rev, data, prev, version })
 }
 
-/** Whether the signature was made with this key. A malleable (high-S) one is refused. */
-export function verifyCommit(commit: Commit, key: PublicKey): boolean {
-  return key.verify(unsignedBytes(commit), commit.sig)
+/**
+ * Whether the signature was made with this key. A malleable (high-S) one is refused.
+ * @param block the bytes that {@link decodeCommit} made this very commit of, if at hand: cutting is cheaper than encoding
+ */
+export function verifyCommit(commit: Commit, key: PublicKey, block?: Uint8Array): boolean {
+  return key.verify(block === undefined ? unsignedBytes(commit) : cutSignature(block, commit.sig), commit.sig)
+}
+
+/** What stands before a signature in a commit: its name, four bytes with their head, and the head of a byte string. */
+const SIGNATURE_HEAD_BYTES = 6
+
+/** {@link unsignedBytes} of a block that is a commit, `sig` being the view of its signature: all is canonical already. */
+function cutSignature(block: Uint8Array, sig: Uint8Array): Uint8Array {
+  const end = sig.byteOffset - block.byteOffset + SIGNATURE_BYTES
+  const at = end - SIGNATURE_BYTES - SIGNATURE_HEAD_BYTES
+  const unsigned = new Uint8Array(block.length - (end - at))
+  unsigned.set(block.subarray(0, at))
+  unsigned.set(block.subarray(end), at)
+  unsigned[0] = block[0]! - 1
+  return unsigned
 }
 
 /**

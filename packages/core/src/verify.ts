@@ -240,9 +240,9 @@ function isHostOf(origin: string, host: string): boolean {
   return origin.slice(origin.indexOf('://') + 3).toLowerCase() === host.toLowerCase()
 }
 
-function checkSignature(commit: Commit, identity: KnownIdentity): Dropped | RetryIdentity | null {
+function checkSignature({ commit, bytes }: Slice, identity: KnownIdentity): Dropped | RetryIdentity | null {
   if (identity.key === null) return doubted(identity, 'no-key')
-  return verifyCommit(commit, identity.key) ? null : doubted(identity, 'bad-signature')
+  return verifyCommit(commit, identity.key, bytes) ? null : doubted(identity, 'bad-signature')
 }
 
 /** The blocks of an event: all of the hash they claim, with the commit that is the root. */
@@ -250,6 +250,8 @@ interface Slice {
   root: Cid
   blocks: SliceBlocks
   commit: Commit
+  /** The block that `commit` was read from. */
+  bytes: Uint8Array
 }
 
 /**
@@ -299,7 +301,7 @@ function openSlice(car: Uint8Array, expected: { did: Did; rev: Tid; commit: Cid 
     const commit = decodeCommit(bytes)
     if (commit.did !== expected.did) return drop('did-mismatch')
     if (commit.rev !== expected.rev) return drop('rev-mismatch')
-    return { root, blocks, commit }
+    return { root, blocks, commit, bytes }
   } catch (error) {
     if (error instanceof Malformed) return drop('bad-commit', error.message)
     throw error
@@ -331,7 +333,7 @@ function judgeSync({ host, now, prior, identity }: JudgeInput, body: SyncBody): 
   const slice = openSlice(body.blocks, { did: body.did, rev: body.rev, commit: null })
   if ('kind' in slice) return slice
   if (repeated) return drop(equal(prior.commit!, slice.root.bytes) ? 'sync-unchanged' : 'rev-reused')
-  const forged = checkSignature(slice.commit, identity!)
+  const forged = checkSignature(slice, identity!)
   if (forged) return forged
   return { kind: 'admit', notes: [], next: stateAt(prior, slice, host) }
 }
@@ -376,7 +378,7 @@ function judgeCommit({ frame, host, now, policy, prior, identity }: JudgeInput):
   if ('kind' in slice) return slice
   const wrong =
     checkRecords(body.ops, slice.blocks, notes) ??
-    checkSignature(slice.commit, identity!) ??
+    checkSignature(slice, identity!) ??
     checkTree(body, slice, prior, notes)
   if (wrong) return wrong
   if (policy === 'strict' && notes.length > 0) return drop(notes[0]!)
