@@ -294,6 +294,14 @@ export const settings = defineSettings(
       doc: 'Addresses that are not limited.',
       section: 'Limits',
     },
+    acceptingImports: {
+      type: 'bool',
+      default: true,
+      env: ['PDS_ACCEPTING_REPO_IMPORTS'],
+      flag: '--accepting-imports',
+      doc: 'Accounts may bring their repository from elsewhere.',
+      section: 'Accounts',
+    },
     importBytesMax: {
       type: 'bytes',
       default: 1024 * 1024 * 1024,
@@ -410,7 +418,6 @@ export const settings = defineSettings(
       'PDS_HOME_URL',
       'PDS_LOGO_URL',
       'PDS_SUPPORT_URL',
-      'PDS_ACCEPTING_REPO_IMPORTS',
       'PDS_PRIMARY_COLOR',
       'PDS_ERROR_COLOR',
       'PDS_WARNING_COLOR',

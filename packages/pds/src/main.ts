@@ -47,6 +47,7 @@ import { Departures } from './departures.ts'
 import { DidUpdates } from './did-updates.ts'
 import { Exports } from './exports.ts'
 import type { HandleRules } from './handles.ts'
+import { Imports } from './imports.ts'
 import { Lifecycle } from './lifecycle.ts'
 import { Mailer } from './mail.ts'
 import { MailCodes } from './mail-codes.ts'
@@ -158,6 +159,8 @@ interface Core {
   blobs: Blobs
   departures: Departures
   eventLog: SqlLog
+  /** Folder of what is on its way in. */
+  staging: string
   /** Told after each commit. */
   onCommit: () => void
 }
@@ -170,9 +173,9 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, d
   const lanes = new Lanes()
   const tids = new TidClock({ now, clockId: randomInt(1024) })
   const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
-  const disk = { root: blobDirectory, staging: join(blobDirectory, '.staging') }
+  const staging = join(blobDirectory, '.staging')
   const blobs = new Blobs({
-    driver: driver ?? createDiskBlobs(disk),
+    driver: driver ?? createDiskBlobs({ root: blobDirectory, staging }),
     store,
     lanes,
     now,
@@ -181,7 +184,7 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, d
   })
   const lifecycle = new Lifecycle(repos)
   const departures = new Departures({ store, lifecycle, blobs, log })
-  const core: Core = { store, lanes, repos, lifecycle, blobs, departures, eventLog, onCommit: () => {} }
+  const core: Core = { store, lanes, repos, lifecycle, blobs, departures, eventLog, staging, onCommit: () => {} }
   return core
 }
 
@@ -308,6 +311,8 @@ async function addMethods(parts: MethodParts): Promise<void> {
     identities,
     writeLimits: limits?.writes,
     uploadLimits: limits?.uploads,
+    imports: settings.acceptingImports ? new Imports(repos, parts.staging) : null,
+    importBytesMax: settings.importBytesMax,
     elsewhere: proxy.foreignRecord,
   })
   addSyncApi(xrpc, { store, exports: new Exports(store), access, exportLimits: limits?.exports })

@@ -128,6 +128,27 @@ const isBlob = (value: Value | undefined): boolean =>
  */
 export function findBlobs(record: Obj): BlobUse[] {
   let found: Map<string, BlobUse> | undefined
+  for (const [object, kind] of blobLike(record)) {
+    if (kind === 'legacy') throw invalid('Legacy blob references cannot be written: use the $type "blob"')
+    const use = blobUse(object)
+    found ??= new Map()
+    found.set(use.cid.key, use)
+  }
+  return found ? [...found.values()] : []
+}
+
+/** The same of a record that was written elsewhere: also in the legacy form, and past what is no blob after all. */
+export function findForeignBlobs(record: Obj): Cid[] {
+  const found = new Map<string, Cid>()
+  for (const [{ ref, cid }, kind] of blobLike(record)) {
+    const used = kind === 'legacy' ? Cid.parse(cid as string) : ref
+    if (used instanceof Cid && used.isBlessed && used.code === CODEC_RAW) found.set(used.key, used)
+  }
+  return [...found.values()]
+}
+
+/** Objects in a record that say they are blobs, or look like the legacy form. */
+function* blobLike(record: Obj): Generator<[Obj, 'blob' | 'legacy']> {
   const stack: (Obj | Value[])[] = [record]
   for (let next = stack.pop(); next; next = stack.pop()) {
     if (Array.isArray(next)) {
@@ -135,9 +156,7 @@ export function findBlobs(record: Obj): BlobUse[] {
       continue
     }
     if (next.$type === 'blob') {
-      const use = blobUse(next)
-      found ??= new Map()
-      found.set(use.cid.key, use)
+      yield [next, 'blob']
       continue
     }
     let keys = 0
@@ -146,10 +165,8 @@ export function findBlobs(record: Obj): BlobUse[] {
       const value = next[key]!
       if (isContainer(value)) stack.push(value)
     }
-    if (keys === 2 && isLegacyBlob(next))
-      throw invalid('Legacy blob references cannot be written: use the $type "blob"')
+    if (keys === 2 && isLegacyBlob(next)) yield [next, 'legacy']
   }
-  return found ? [...found.values()] : []
 }
 
 const isContainer = (value: Value): value is Obj | Value[] =>

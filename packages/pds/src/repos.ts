@@ -17,6 +17,7 @@ import type { Lanes } from '@millisky/server/lanes'
 import { NodeCache } from './nodes.ts'
 import type { BlobUse, PreparedRecord } from './records.ts'
 import {
+  type AccountId,
   HeadMoved,
   type PendingEvent,
   type RecordWrite,
@@ -102,6 +103,11 @@ export class Repos {
   /** An empty commit: a new rev and signature over the same records, as after a change of key. */
   resign(did: Did): Promise<WriteResult> {
     return this.lanes.run(did, () => this.#attempt(did, state => this.#commit(state, [], [])))
+  }
+
+  /** Lets go of what is remembered of a repository, after it has been replaced. */
+  forget(account: AccountId): void {
+    this.#nodes.forget(account)
   }
 
   /** The key that an account's commits are signed with. */

@@ -26,7 +26,7 @@ const DEMANDS: Record<string, string> = {
     repo.deleteRecord repo.putRecord repo.uploadBlob repo.listMissingBlobs`,
   'user+': 'server.getServiceAuth',
   full: `server.activateAccount server.createAppPassword server.getAccountInviteCodes server.requestAccountDelete
-    server.requestEmailUpdate server.updateEmail`,
+    server.requestEmailUpdate server.updateEmail repo.importRepo`,
   'full+': 'server.deactivateAccount identity.requestPlcOperationSignature identity.signPlcOperation',
   refresh: 'server.refreshSession server.deleteSession',
   admin: `server.createInviteCode server.createInviteCodes admin.deleteAccount admin.updateAccountEmail

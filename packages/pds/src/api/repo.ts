@@ -8,6 +8,7 @@ import { main as createRecord } from '@millisky/core/lexicon/gen/com/atproto/rep
 import { main as deleteRecord } from '@millisky/core/lexicon/gen/com/atproto/repo/deleteRecord'
 import { main as describeRepo } from '@millisky/core/lexicon/gen/com/atproto/repo/describeRepo'
 import { main as getRecord } from '@millisky/core/lexicon/gen/com/atproto/repo/getRecord'
+import { main as importRepo } from '@millisky/core/lexicon/gen/com/atproto/repo/importRepo'
 import { main as listMissingBlobs } from '@millisky/core/lexicon/gen/com/atproto/repo/listMissingBlobs'
 import { main as listRecords } from '@millisky/core/lexicon/gen/com/atproto/repo/listRecords'
 import { main as putRecord } from '@millisky/core/lexicon/gen/com/atproto/repo/putRecord'
@@ -17,8 +18,10 @@ import { type AtIdentifier, type Did, HANDLE_INVALID, isDid, type Nsid, normaliz
 import type { RateLimit, RateRule } from '@millisky/server/rate'
 import type { Call, RawReply, Xrpc } from '@millisky/server/xrpc'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { PdsAccess } from '../access.ts'
 import type { Blobs } from '../blobs.ts'
-import type { Access, User } from '../callers.ts'
+import type { User } from '../callers.ts'
+import type { Imports } from '../imports.ts'
 import { type PreparedRecord, prepareRecord, type ValidateMode } from '../records.ts'
 import type { Repos, WantedWrite, WriteResult } from '../repos.ts'
 import { type Account, type Store, statusOf } from '../store/store.ts'
@@ -31,8 +34,12 @@ export interface RepoApiParts {
   store: Store
   repos: Repos
   blobs: Blobs
-  access: Access
+  access: PdsAccess
   identities: { resolveDid(did: Did): Promise<Identity> }
+  /** Null if repositories are not taken over here. */
+  imports: Imports | null
+  /** Largest repository that is taken over. */
+  importBytesMax: number
   /** Points of record writes per account: create 3, update 2, delete 1. */
   writeLimits?: readonly RateLimit[]
   uploadLimits?: readonly RateLimit[]
@@ -47,6 +54,7 @@ export function addRepoApi(xrpc: Xrpc, parts: RepoApiParts): void {
   addWrites(xrpc, parts)
   addReads(xrpc, parts)
   addBlobs(xrpc, parts)
+  addImport(xrpc, parts)
 }
 
 function addWrites(xrpc: Xrpc, parts: Parts): void {
@@ -189,6 +197,14 @@ function addBlobs(xrpc: Xrpc, parts: Parts): void {
     const missing = await store.blobs.missing(account.id, { limit, ...after })
     const found = missing.map(({ cid, path }) => ({ cid: cid.toString(), recordUri: `at://${auth.did}/${path}` }))
     return { blobs: found, cursor: found.at(-1)?.cid }
+  })
+}
+
+function addImport(xrpc: Xrpc, { access, imports, importBytesMax }: Parts): void {
+  const options = { auth: access.session({ full: true }), bodyBytesMax: importBytesMax }
+  xrpc.procedure(importRepo, options, async ({ input, auth }) => {
+    if (!imports) throw new Refused('InvalidRequest', 'Service is not accepting repo imports')
+    await imports.import(auth.did, input.body)
   })
 }
 

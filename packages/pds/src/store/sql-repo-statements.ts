@@ -9,6 +9,7 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
   const node = () => kysely.selectFrom('node')
   const record = () => kysely.selectFrom('record').select(['path', 'cid', 'rev', 'bytes'])
   return {
+    ...prepareLists(db),
     state: db.prepare((did: string) =>
       kysely
         .selectFrom('account as a')
@@ -26,6 +27,31 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
     recordByCid: db.prepare((account: number, cid: Uint8Array) =>
       record().where('account', '=', account).where('cid', '=', cid).limit(1),
     ),
+    about: db.prepare((account: number, subject: string, above: string, below: string) =>
+      kysely
+        .selectFrom('record_subject')
+        .select('path')
+        .where('account', '=', account)
+        .where('subject', '=', subject)
+        .where('path', '>', above)
+        .where('path', '<', below)
+        .orderBy('path'),
+    ),
+    commit: db.prepare((account: number) =>
+      kysely
+        .selectFrom('repo as r')
+        .innerJoin('account as a', 'a.id', 'r.account')
+        .select(['a.did', 'r.rev', 'r.cid', 'r.data', 'r.bytes'])
+        .where('r.account', '=', account),
+    ),
+  }
+}
+
+/** What is read in order, a page at a time. */
+function prepareLists(db: Db<PdsSchema>) {
+  const { kysely } = db
+  const record = () => kysely.selectFrom('record').select(['path', 'cid', 'rev', 'bytes'])
+  return {
     recordsUp: db.prepare((account: number, above: string, below: string, limit: number) =>
       record()
         .where('account', '=', account)
@@ -45,6 +71,24 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
     recordsAfter: db.prepare((account: number, after: string, limit: number) =>
       record().where('account', '=', account).where('path', '>', after).orderBy('path').limit(limit),
     ),
+    pathsAfter: db.prepare((account: number, after: string, limit: number) =>
+      kysely
+        .selectFrom('record')
+        .select(['path', 'cid'])
+        .where('account', '=', account)
+        .where('path', '>', after)
+        .orderBy('path')
+        .limit(limit),
+    ),
+    nodesAfter: db.prepare((account: number, after: Uint8Array, limit: number) =>
+      kysely
+        .selectFrom('node')
+        .select(['cid', 'bytes'])
+        .where('account', '=', account)
+        .where('cid', '>', after)
+        .orderBy('cid')
+        .limit(limit),
+    ),
     pathAfter: db.prepare((account: number, after: string) =>
       kysely
         .selectFrom('record')
@@ -53,23 +97,6 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
         .where('path', '>', after)
         .orderBy('path')
         .limit(1),
-    ),
-    about: db.prepare((account: number, subject: string, above: string, below: string) =>
-      kysely
-        .selectFrom('record_subject')
-        .select('path')
-        .where('account', '=', account)
-        .where('subject', '=', subject)
-        .where('path', '>', above)
-        .where('path', '<', below)
-        .orderBy('path'),
-    ),
-    commit: db.prepare((account: number) =>
-      kysely
-        .selectFrom('repo as r')
-        .innerJoin('account as a', 'a.id', 'r.account')
-        .select(['a.did', 'r.rev', 'r.cid', 'r.data', 'r.bytes'])
-        .where('r.account', '=', account),
     ),
   }
 }

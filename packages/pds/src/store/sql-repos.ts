@@ -1,20 +1,18 @@
 /** Repositories in SQL. */
 import type { Block } from '@millisky/core/blocks'
-import { latin1 } from '@millisky/core/bytes'
 import { Cid } from '@millisky/core/cid'
 import type { Curve } from '@millisky/core/crypto'
 import type { Did, Nsid, RepoPath, Tid } from '@millisky/core/syntax'
-import type { Db, Executor, SyncTx, Tx } from '@millisky/server/db/db'
-import type { Statement } from '@millisky/server/db/statement'
+import type { Db, Executor } from '@millisky/server/db/db'
 import type { PdsDb, PdsSchema, RecordTable } from './schema.ts'
 import { accountOf } from './sql-accounts.ts'
 import type { EventAppender } from './sql-events.ts'
+import { importRepo } from './sql-import.ts'
 import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
+import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
 import {
   type AccountId,
-  HeadMoved,
   type ListRecords,
-  type RecordWrite,
   type RepoSnapshot,
   type RepoState,
   type RepoStore,
@@ -25,6 +23,8 @@ import {
 
 /** The records of a collection, as bounds of paths, both excluded: `/` is followed by `0`. */
 const boundsOf = (collection: Nsid) => ({ above: `${collection}/`, below: `${collection}0` })
+
+const ROWS_AT_ONCE = 1_000
 
 export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
   const reads = prepareRepoReads(db)
@@ -55,10 +55,31 @@ export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
     async records(account, list) {
       return (await listRecords(db, reads, account, list)).map(recordOf)
     },
+    import: given => importRepo(db, reads, writes, events, given),
+    async paths(account) {
+      const found: [RepoPath, Cid][] = []
+      for (let after = '', page = ROWS_AT_ONCE; page === ROWS_AT_ONCE; ) {
+        const rows = await db.all(reads.pathsAfter, [account, after, ROWS_AT_ONCE])
+        for (const row of rows) found.push([row.path as RepoPath, Cid.fromBytes(row.cid)])
+        page = rows.length
+        after = rows.at(-1)?.path ?? after
+      }
+      return found
+    },
     collections: account => listCollections(db, reads, account),
     async recordsAbout(account, collection, subject) {
       const { above, below } = boundsOf(collection)
       return (await db.all(reads.about, [account, subject, above, below])).map(row => row.path as RepoPath)
+    },
+    async allNodes(account) {
+      const found: Block[] = []
+      for (let after: Uint8Array = new Uint8Array(0), page = ROWS_AT_ONCE; page === ROWS_AT_ONCE; ) {
+        const rows = await db.all(reads.nodesAfter, [account, after, ROWS_AT_ONCE])
+        for (const { cid, bytes } of rows) found.push({ cid: Cid.fromBytes(cid), bytes })
+        page = rows.length
+        after = rows.at(-1)?.cid ?? after
+      }
+      return found
     },
     async nodes(account, cids) {
       const found: Block[] = []
@@ -96,73 +117,19 @@ export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
   }
 }
 
-/** The statements of one commit but for its events, in order; the first moves the head. */
-class Steps {
-  readonly #list: { statement: Statement<never, unknown>; params: readonly unknown[] }[] = []
-
-  add<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): void {
-    this.#list.push({ statement: statement as Statement<never, unknown>, params })
-  }
-
-  /** SQLite answers at once: not to wait between statements saves some 8 % of the whole cost of a small write. */
-  runSync(tx: SyncTx): void {
-    const list = this.#list
-    for (let i = 0; i < list.length; i++) {
-      const { statement, params } = list[i]!
-      assertMoved(i, tx.run(statement, params as never))
-    }
-  }
-
-  async run(tx: Tx<PdsSchema>): Promise<void> {
-    for (const [i, { statement, params }] of this.#list.entries()) {
-      assertMoved(i, await tx.run(statement, params as never))
-    }
-  }
-}
-
-function assertMoved(step: number, changed: number): void {
-  if (step === 0 && changed !== 1) throw new HeadMoved()
-}
-
 /**
  * What is to be done for a write. Blob references that are there are read here, before the transaction: as long as the
  * head is the one the write was computed on, they are what they were.
  */
 async function stepsOf(db: PdsDb, s: RepoWrites, write: RepoWrite): Promise<Steps> {
-  const { account, head, prev, commit } = write
-  const { rev, data } = head
+  const { account, now } = write
+  const { rev } = write.head
   const steps = new Steps()
-  steps.add(s.moveHead, [rev, data.bytes, head.commit.bytes, commit.bytes, account, prev.commit.bytes])
+  addHeadStep(steps, s, write)
   for (const cid of write.lost) steps.add(s.dropNode, [account, cid.bytes])
   for (const { cid, bytes } of write.gained) steps.add(s.addNode, [account, cid.bytes, rev, bytes])
-  let letGo: Map<string, Uint8Array> | undefined
-  for (const record of write.records) {
-    if (record.action !== 'create') {
-      letGo ??= new Map()
-      const refs = await db.all(s.blobRefs, [account, record.path])
-      for (const { cid } of refs) letGo.set(latin1(cid), cid)
-      if (refs.length > 0) steps.add(s.dropBlobRefs, [account, record.path])
-      steps.add(s.dropSubject, [account, record.path])
-    }
-    addRecordSteps(steps, s, account, rev, record)
-  }
-  if (letGo) for (const cid of letGo.values()) steps.add(s.loosenBlob, [write.now, account, cid])
+  await addRecordsSteps(steps, s, db, { account, rev, now }, write.records)
   return steps
-}
-
-function addRecordSteps(steps: Steps, s: RepoWrites, account: AccountId, rev: string, record: RecordWrite): void {
-  const { action, path } = record
-  if (action === 'delete') {
-    steps.add(s.dropRecord, [account, path])
-    return
-  }
-  if (action === 'create') steps.add(s.addRecord, [account, path, record.cid.bytes, rev, record.bytes])
-  else steps.add(s.setRecord, [record.cid.bytes, rev, record.bytes, account, path])
-  if (record.subject !== null) steps.add(s.addSubject, [account, path, record.subject])
-  for (const cid of record.blobs) {
-    steps.add(s.addBlobRef, [account, path, cid.bytes, rev])
-    steps.add(s.holdBlob, [account, cid.bytes])
-  }
 }
 
 function listRecords(db: Db<PdsSchema>, s: RepoReads, account: AccountId, list: ListRecords) {

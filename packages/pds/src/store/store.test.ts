@@ -6,9 +6,11 @@ import { Blocks } from '@millisky/core/blocks'
 import { utf8 } from '@millisky/core/bytes'
 import { encode } from '@millisky/core/cbor'
 import { Cid } from '@millisky/core/cid'
+import { signCommit } from '@millisky/core/commit'
 import { SigningKey } from '@millisky/core/crypto'
 import { Refused } from '@millisky/core/errors'
 import { commitEvent, decodeFrame, withSeq } from '@millisky/core/event'
+import { Tree } from '@millisky/core/mst/tree'
 import { apply, type Change, type Head, type Write } from '@millisky/core/repo'
 import { asDatetime, asDid, asHandle, asNsid, type Did, type Tid } from '@millisky/core/syntax'
 import { encodeTid } from '@millisky/core/tid'
@@ -358,6 +360,61 @@ for (const { name, skip, url } of testDatabases()) {
         heads.map(({ account, rev, commit }) => [account.did, rev, commit.toString()]),
         [[alice.did, alice.head.rev, alice.head.commit.toString()]],
       )
+    })
+
+    withStore('an import replaces a whole repository, or nothing', async store => {
+      const alice = await scribe(store, 'alice')
+      const { id } = alice.account
+      const [x, y] = ['x', 'y'].map(text => Cid.ofRaw(utf8(text))) as [Cid, Cid]
+      for (const cid of [x, y]) await store.blobs.put(id, { cid, mimeType: 'a/b', size: 1 }, 100)
+      const many = Array.from({ length: 150 }, (_, i): [string, number] => [`a.b.c/${i + 100}`, i])
+      await alice.write(store, ...many, ['a.b.c/x', 1, [x], 'old'])
+      const before = await store.repos.paths(id)
+      assert.deepEqual(
+        before.map(([path]) => path),
+        [...many.map(([path]) => path), 'a.b.c/x'],
+      )
+      const bytes = encode({ n: 'new' })
+      const cid = Cid.ofCbor(bytes)
+      // Three of four go, one stays as it is, one changes, one comes.
+      const staying = before.filter((_, i) => i % 4 === 0 && i > 0)
+      const tree = Tree.build([...staying, ['a.b.c/x', cid] as const, ['a.b.d/1', cid] as const])
+      const { block } = signCommit({ did: alice.did, data: tree.root, rev: rev(9) }, keyOf('alice'))
+      const head = { did: alice.did, commit: block.cid, rev: rev(9), data: tree.root }
+      const stays = new Set(staying.map(([path]) => path as string))
+      const records: RecordWrite[] = [
+        ...many.filter(([path]) => !stays.has(path)).map(([path]): RecordWrite => ({ action: 'delete', path })),
+        { action: 'update', path: 'a.b.c/x', cid, bytes, blobs: [y], subject: 'new' },
+        { action: 'create', path: 'a.b.d/1', cid, bytes, blobs: [], subject: null },
+      ]
+      const events = [pending(alice.did, commitEvent(alice.first, TIME))]
+      const nodes = () => tree.nodes()
+      const given = { account: id, prev: alice.head, head, commit: block, nodes, events, now: 7_000 }
+      const failing = {
+        ...given,
+        *records() {
+          yield* records
+          throw new Error('no more')
+        },
+      }
+      await assert.rejects(store.repos.import(failing), /no more/)
+      await assert.rejects(store.repos.import({ ...given, prev: head, records: () => records }), HeadMoved)
+      assert.deepEqual((await store.repos.paths(id)).map(String), before.map(String))
+      assert.equal((await store.repos.allNodes(id)).length, alice.blocks.size)
+      await store.repos.import({ ...given, records: () => records })
+      assert.deepEqual((await store.repos.state(alice.did))!.head, head)
+      assert.deepEqual((await store.repos.paths(id)).map(String), [...tree].map(String))
+      const held = new Blocks(await store.repos.allNodes(id))
+      assert.deepEqual(
+        new Set([...held].map(node => node.cid.key)),
+        new Set([...tree.nodes()].map(node => node.cid.key)),
+      )
+      assert.deepEqual(await store.repos.recordsAbout(id, asNsid('a.b.c'), 'old'), [])
+      assert.deepEqual(
+        [(await store.blobs.get(id, x))!.looseSince, (await store.blobs.get(id, y))!.looseSince],
+        [7_000, null],
+      )
+      assert.equal((await seqs(store, 2)).length, 2)
     })
 
     withStore('removing an account removes all of it, its events too, and no seq comes twice', async store => {

@@ -283,6 +283,14 @@ export interface RepoWrite {
   now: number
 }
 
+/** A whole repository in place of what there was. The two iterables are made anew for each attempt. */
+export interface RepoImport extends Omit<RepoWrite, 'gained' | 'lost' | 'records'> {
+  /** Every node of the new tree. What it throws undoes the whole. */
+  nodes(): Iterable<Block>
+  /** What changes. Equally. */
+  records(): Iterable<RecordWrite>
+}
+
 export interface ListRecords {
   collection: Nsid
   limit: number
@@ -300,12 +308,18 @@ export interface RepoStore {
    * references, events. @throws HeadMoved
    */
   commit(write: RepoWrite): Promise<void>
+  /** One transaction too, however large; others' writes wait for it. @throws HeadMoved */
+  import(given: RepoImport): Promise<void>
+  /** All records by path, in order of path. */
+  paths(account: AccountId): Promise<[RepoPath, Cid][]>
   record(account: AccountId, path: string): Promise<StoredRecord | null>
   records(account: AccountId, list: ListRecords): Promise<StoredRecord[]>
   /** In byte order. */
   collections(account: AccountId): Promise<Nsid[]>
   /** Paths of records of this collection with this subject, see {@link RecordWrite}. */
   recordsAbout(account: AccountId, collection: Nsid, subject: string): Promise<RepoPath[]>
+  /** Every node of the tree. */
+  allNodes(account: AccountId): Promise<Block[]>
   /** Nodes of the tree by CID; those that are not there are left out. */
   nodes(account: AccountId, cids: Cid[]): Promise<Block[]>
   /** Commit, nodes and records by CID; those that are not there are left out. */
