@@ -1,7 +1,7 @@
 /** Sending mail by SMTP. Source: pds.md §3 #8: a mail that fails is said to fail, to the caller and in the log. */
 import { Unavailable } from '@millisky/core/errors'
 import type { Logger } from '@millisky/server/trace'
-import { createTransport } from 'nodemailer'
+import type { createTransport } from 'nodemailer'
 
 const CONNECT_MS = 10_000
 const SILENCE_MS = 20_000
@@ -28,7 +28,8 @@ type Transport = ReturnType<typeof createTransport>
 /** Sends mail. */
 export class Mailer {
   readonly #parts: MailerParts
-  readonly #transport: Transport | null
+  /** Loaded with the first mail: most of the time it would only take memory. */
+  #transport: Promise<Transport> | null = null
   readonly #background = new Set<Promise<void>>()
 
   /** @throws Error if one of the two settings is given without the other */
@@ -38,8 +39,6 @@ export class Mailer {
       throw new Error('For mail both an SMTP URL and an address to send from are needed')
     }
     this.#parts = parts
-    const timeouts = { connectionTimeout: CONNECT_MS, greetingTimeout: CONNECT_MS, socketTimeout: SILENCE_MS }
-    this.#transport = url === undefined ? null : createTransport({ url, ...timeouts })
   }
 
   /**
@@ -47,15 +46,17 @@ export class Mailer {
    * @throws Unavailable 502 when it has not
    */
   async send(mail: Mail): Promise<void> {
-    const { from, show, log } = this.#parts
+    const { from, show, log, smtpUrl } = this.#parts
     const { to, subject, text } = mail
-    if (!this.#transport) {
+    if (smtpUrl === undefined) {
       if (show) log.info({ to, subject, text }, 'no mail server is set; this would have been sent')
       else log.warn({ subject }, 'no mail server is set; a mail was not sent')
       return
     }
     try {
-      await this.#transport.sendMail({ ...mail, from })
+      this.#transport ??= openTransport(smtpUrl)
+      const transport = await this.#transport
+      await transport.sendMail({ ...mail, from })
     } catch (error) {
       log.error({ err: error, subject }, 'a mail could not be sent')
       throw new Unavailable('UpstreamFailure', 'The mail could not be sent', 502)
@@ -79,6 +80,13 @@ export class Mailer {
   /** After mails under way are sent. */
   async close(): Promise<void> {
     await Promise.all(this.#background)
-    this.#transport?.close()
+    const transport = await this.#transport
+    transport?.close()
   }
+}
+
+async function openTransport(url: string): Promise<Transport> {
+  const { createTransport } = await import('nodemailer')
+  const timeouts = { connectionTimeout: CONNECT_MS, greetingTimeout: CONNECT_MS, socketTimeout: SILENCE_MS }
+  return createTransport({ url, ...timeouts })
 }
