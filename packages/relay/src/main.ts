@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { withSeq } from '@millisky/core/event'
+import { SettingsError } from '@millisky/server/config'
 import { openDb } from '@millisky/server/db/db'
 import { Fetcher } from '@millisky/server/fetch'
 import { createHttp, listen } from '@millisky/server/http'
@@ -375,6 +376,8 @@ async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): 
 /** `host:port` or `:port`. */
 function addressOf(bind: string): { host: string; port: number } {
   const [, host = '', port = ''] = /^(.*):(\d+)$/.exec(bind) ?? []
-  if (port === '') throw new Error(`an address to listen on has to be host:port or :port, not ${bind}`)
+  if (port === '' || Number(port) > 65_535) {
+    throw new SettingsError('relay', [`an address to listen on is host:port or :port, not ${JSON.stringify(bind)}`])
+  }
   return { host: host.replace(/^\[|\]$/g, '') || '::', port: Number(port) }
 }
