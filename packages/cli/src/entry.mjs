@@ -1,6 +1,7 @@
 // Plain JavaScript on purpose: it must be readable by any Node, so that an old one is told so instead of failing on
 // syntax. Everything else is TypeScript that Node strips itself.
-import { enableCompileCache } from 'node:module'
+// The whole module: an older Node has no such member, and a named import of it would be a syntax error.
+import module from 'node:module'
 
 const NODE_MAJOR_MIN = 24
 
@@ -10,6 +11,6 @@ if (Number(process.versions.node.split('.')[0]) < NODE_MAJOR_MIN) {
   )
   process.exit(1)
 }
-enableCompileCache()
+module.enableCompileCache()
 const { main } = await import('./main.ts')
 await main(process.argv)

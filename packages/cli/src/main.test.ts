@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { execFile, spawn } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -98,4 +98,17 @@ test('started again on the same folder it has the same addresses and passwords',
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+})
+
+/** A Node on this machine that is too old, if there is one: npm may well run on such. */
+function oldNode(): string | undefined {
+  const candidates = ['/usr/bin/node', '/usr/local/bin/node', '/opt/homebrew/bin/node'].filter(existsSync)
+  return candidates.find(node => Number(spawnSync(node, ['-p', 'process.versions.node.split(".")[0]']).stdout) < 24)
+}
+
+const old = oldNode()
+test('an older Node is refused in one clear line', { skip: old ? false : 'no Node below 24 here' }, () => {
+  const { status, stderr } = spawnSync(old!, [resolve(import.meta.dirname, 'entry.mjs'), 'pds'], { encoding: 'utf8' })
+  assert.equal(status, 1)
+  assert.match(stderr, /^millisky needs Node 24 or newer and this is [\d.]+: .*\n$/)
 })
