@@ -16,7 +16,7 @@ test('follows changes of an account', () => {
   cache.add(1, [a!])
   cache.apply(1, { nodes: [b!, c!], lost: [a!.cid] })
   assert.equal(cache.of(1).get(a!.cid), undefined)
-  assert.equal(cache.of(1).get(b!.cid), b!.bytes)
+  assert.deepEqual(cache.of(1).get(b!.cid), b!.bytes)
   assert.equal(cache.of(2).get(b!.cid), undefined)
   assert.equal(cache.bytes, 2_000)
   cache.forget(1)
@@ -32,6 +32,15 @@ test('forgets the accounts that were used least recently', () => {
   assert.equal(cache.of(1).size, 1)
   assert.equal(cache.of(2).size, 0)
   assert.ok(cache.bytes <= 16_000)
+})
+
+test('keeps no more memory than it counts', () => {
+  const cache = new NodeCache(16_000)
+  const slab = new Uint8Array(1_000_000)
+  const { cid, bytes } = block(1)
+  slab.set(bytes)
+  keep(cache, 1, { cid, bytes: slab.subarray(0, bytes.length) })
+  assert.equal(cache.of(1).get(cid)!.buffer.byteLength, bytes.length)
 })
 
 test('one account cannot take all the room', () => {

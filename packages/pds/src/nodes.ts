@@ -48,7 +48,8 @@ export class NodeCache {
     const blocks = this.of(account)
     const before = sizeOf(blocks)
     for (const cid of lost) blocks.delete(cid)
-    for (const node of nodes) blocks.add(node)
+    // Fresh nodes share slabs of memory with many that are soon gone; what is kept must not keep those.
+    for (const { cid, bytes } of nodes) blocks.add({ cid, bytes: bytes.slice() })
     this.#bytes += sizeOf(blocks) - before
     if (sizeOf(blocks) > this.#accountBytesMax) this.forget(account)
     for (const oldest of this.#accounts.keys()) {
