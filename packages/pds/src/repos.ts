@@ -5,6 +5,7 @@
  * swaps against it, has core compute the change, and stores all of it in one transaction; its promise resolves when that
  * is durable.
  */
+import { Blocks, MissingBlock } from '@millisky/core/blocks'
 import type { Obj } from '@millisky/core/cbor'
 import type { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
@@ -212,26 +213,43 @@ export class Repos {
 
   async #commit(state: RepoState, writes: Write[], records: RecordWrite[]): Promise<WriteResult> {
     const { account, did, head } = state
-    const blocks = this.#nodes.of(account)
-    for (let wanted = missing(head, blocks, writes); wanted.length > 0; wanted = missing(head, blocks, writes)) {
-      const found = await this.store.repos.nodes(account, wanted)
-      // Somebody else has moved the tree on while it was read.
-      if (found.length < wanted.length) throw new HeadMoved()
-      this.#nodes.add(account, found)
-    }
     const now = this.#now()
     const key = this.signingKey(state.key)
-    const change = apply({ did, head, blocks, writes, rev: this.#tids.next(head.rev), key })
+    const asked = { did, head, blocks: this.#nodes.of(account), writes, rev: this.#tids.next(head.rev), key }
+    const change = applyIfLoaded(asked) ?? apply({ ...asked, blocks: await this.#load(state, writes) })
     await this.#store(account, head, change, records, now)
     this.#nodes.apply(account, change)
     this.#onCommit?.()
     return { commit: { cid: change.head.commit, rev: change.head.rev } }
   }
 
+  /** Reads what a write needs of the tree and is not in memory, layer by layer. */
+  async #load({ account, head }: RepoState, writes: Write[]): Promise<Blocks> {
+    const blocks = new Blocks(this.#nodes.of(account))
+    for (let wanted = missing(head, blocks, writes); wanted.length > 0; wanted = missing(head, blocks, writes)) {
+      const found = await this.store.repos.nodes(account, wanted)
+      // Somebody else has moved the tree on while it was read.
+      if (found.length < wanted.length) throw new HeadMoved()
+      for (const block of found) blocks.add(block)
+    }
+    this.#nodes.add(account, blocks)
+    return blocks
+  }
+
   #store(account: number, prev: Head, change: Change, records: RecordWrite[], now: number): Promise<void> {
     const { head, commit, nodes, lost } = change
     const events = [pending(head.did, commitEvent(change, datetime(now)))]
     return this.store.repos.commit({ account, prev, head, commit, gained: nodes, lost, records, events, now })
+  }
+}
+
+/** Mostly the last write has left everything in memory, and to ask first would cost more than to be wrong at times. */
+function applyIfLoaded(asked: Parameters<typeof apply>[0]): Change | null {
+  try {
+    return apply(asked)
+  } catch (error) {
+    if (error instanceof MissingBlock) return null
+    throw error
   }
 }
 
