@@ -165,17 +165,41 @@ interface Core {
   onCommit: () => void
 }
 
-async function openCore(settings: PdsSettings, log: Logger, now: () => number, driver?: BlobDriver): Promise<Core> {
+/** Where everything is kept. */
+export interface Storage {
+  /** Closing it closes all. */
+  store: Store
+  eventLog: SqlLog
+  driver: BlobDriver
+  /** Folder of what is on its way in. */
+  staging: string
+}
+
+/** Opens the database and the place of blobs. @param options.firstSeq - No event gets a seq below. */
+export async function openStorage(
+  settings: PdsSettings,
+  { log, now, firstSeq }: { log: Logger; now: () => number; firstSeq?: number },
+): Promise<Storage> {
   const { databaseUrl, blobDirectory } = storagePaths(settings)
   const db = await openDb<PdsSchema>(databaseUrl, { migrations, log })
-  const eventLog = await openSqlLog(db as unknown as Db<never>, { withSeq, now, log })
-  const store = createSqlStore(db, eventLog)
+  const from = firstSeq === undefined ? {} : { firstSeq }
+  const eventLog = await openSqlLog(db as unknown as Db<never>, { withSeq, now, log, ...from })
+  const staging = join(blobDirectory, '.staging')
+  return {
+    store: createSqlStore(db, eventLog),
+    eventLog,
+    driver: createDiskBlobs({ root: blobDirectory, staging }),
+    staging,
+  }
+}
+
+async function openCore(settings: PdsSettings, log: Logger, now: () => number, given?: BlobDriver): Promise<Core> {
+  const { store, eventLog, driver, staging } = await openStorage(settings, { log, now })
   const lanes = new Lanes()
   const tids = new TidClock({ now, clockId: randomInt(1024) })
   const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
-  const staging = join(blobDirectory, '.staging')
   const blobs = new Blobs({
-    driver: driver ?? createDiskBlobs({ root: blobDirectory, staging }),
+    driver: given ?? driver,
     store,
     lanes,
     now,
