@@ -65,7 +65,20 @@ export interface IdentityTable {
   handle: string | null
 }
 
+/** What sibling relays are still to be told, the oldest first. */
+export interface OutboxTable {
+  id: Generated<number>
+  sibling: string
+  path: string
+  body: string
+  at: number
+  attempts: Generated<number>
+  next_at: Generated<number>
+  error: string | null
+}
+
 export interface RelaySchema {
+  outbox: OutboxTable
   identity: IdentityTable
   audit: AuditTable
   host: HostTable
@@ -127,4 +140,18 @@ const identities: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables, quotas, audit, identities]
+const outbox: Migration = {
+  name: 'outbox for siblings',
+  async up(schema, c, kind) {
+    const wide = kind === 'sqlite' ? sql` strict` : sql``
+    await sql`create table outbox (
+      id ${c.id}, sibling ${c.text} not null, path ${c.text} not null, body ${c.text} not null, at ${c.bigint} not null,
+      attempts ${c.integer} not null default 0, next_at ${c.bigint} not null default 0, error ${c.text})${wide}`.execute(
+      schema,
+    )
+    await sql`create index outbox_sibling on outbox (sibling, id)`.execute(schema)
+    await sql`create index audit_at on audit (at)`.execute(schema)
+  },
+}
+
+export const migrations: readonly Migration[] = [tables, quotas, audit, identities, outbox]

@@ -3,6 +3,7 @@ import type { Did, Tid } from '@millisky/core/syntax'
 import type { Policy } from '@millisky/core/verify'
 import { type Db, isUniqueViolation, type SqliteDb } from '@millisky/server/db/db'
 import { type Insertable, type Selectable, sql, type Updateable } from 'kysely'
+import { createOutboxStore } from './outbox.ts'
 import type { AccountTable, HostTable, RelaySchema } from './schema.ts'
 import type {
   AccountStore,
@@ -34,6 +35,7 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     bans: createBanStore(db),
     settings: createSettingStore(db),
     audit: createAuditStore(db),
+    outbox: createOutboxStore(db),
     identities: createIdentityStore(db),
     async ping() {
       await db.get(ping, [])
@@ -320,6 +322,18 @@ function createAuditStore({ kysely }: Db<RelaySchema>): AuditStore {
     async list(before, limit) {
       const all = kysely.selectFrom('audit').selectAll().orderBy('id', 'desc').limit(limit)
       return await (before === null ? all : all.where('id', '<', before)).execute()
+    },
+    async prune(before, entriesMax) {
+      const newest = await kysely
+        .selectFrom('audit')
+        .select('id')
+        .orderBy('id', 'desc')
+        .offset(entriesMax)
+        .limit(1)
+        .execute()
+      const last = newest[0]?.id ?? 0
+      const old = kysely.deleteFrom('audit').where(eb => eb.or([eb('at', '<', before), eb('id', '<=', last)]))
+      return Number((await old.executeTakeFirst()).numDeletedRows)
     },
   }
 }

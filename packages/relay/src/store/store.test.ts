@@ -150,6 +150,47 @@ for (const database of testDatabases()) {
       )
     })
 
+    test('what administrators did is forgotten by age and by number', async t => {
+      const { audit } = await open(t)
+      const ats = async () => (await audit.list(null, 9)).map(({ at }) => at)
+      for (const at of [1, 2, 3, 4, 5]) await audit.add({ at, address: '', action: '', params: '{}', status: 200 })
+      assert.equal(await audit.prune(2, 100), 1)
+      assert.deepEqual(await ats(), [5, 4, 3, 2])
+      assert.equal(await audit.prune(0, 3), 1)
+      assert.equal(await audit.prune(0, 3), 0)
+      assert.deepEqual(await ats(), [5, 4, 3])
+    })
+
+    test('what siblings are to be told waits in order, per sibling', async t => {
+      const { outbox } = await open(t)
+      await outbox.add([])
+      const [a, b] = ['https://a.example.com', 'https://b.example.com']
+      await outbox.add([a, b].map(sibling => ({ sibling, path: '/one', body: '{}', at: 10 })))
+      await outbox.add([{ sibling: a, path: '/two', body: '', at: 20 }])
+      assert.deepEqual([...(await outbox.count())].sort(), [
+        [a, 2],
+        [b, 1],
+      ])
+      const first = await outbox.first(a)
+      assert.deepEqual(
+        { ...first, id: 0 },
+        { id: 0, sibling: a, path: '/one', body: '{}', at: 10, attempts: 0, nextAt: 0, error: null },
+      )
+      await outbox.failed(first!.id, { attempts: 3, nextAt: 99, error: 'gone' })
+      assert.deepEqual(await outbox.first(a), { ...first, attempts: 3, nextAt: 99, error: 'gone' })
+      await outbox.remove(first!.id)
+      assert.equal((await outbox.first(a))?.path, '/two')
+      assert.deepEqual(
+        (await outbox.list(first!.id, 9)).map(({ sibling, path }) => [sibling, path]),
+        [
+          [b, '/one'],
+          [a, '/two'],
+        ],
+      )
+      assert.equal(await outbox.expire(20), 1)
+      assert.deepEqual([await outbox.first(b), (await outbox.list(0, 9)).length], [null, 1])
+    })
+
     test('identities are kept, replaced and forgotten', async t => {
       const { identities } = await open(t)
       const first = { did: testDid(1), at: 1, key: 'did:key:zA', pds: 'https://a.example.com', handle: 'a.test' }

@@ -145,6 +145,40 @@ export interface AuditStore {
   add(entry: Omit<AuditEntry, 'id'>): Promise<void>
   /** The newest first, `before` excluded. */
   list(before: number | null, limit: number): Promise<AuditEntry[]>
+  /** Forgets what is older than `before`, and all but the newest `entriesMax`; says how many that were. */
+  prune(before: number, entriesMax: number): Promise<number>
+}
+
+/** A request that a sibling relay is to get. */
+export interface OutboxItem {
+  id: number
+  /** Origin of the sibling. */
+  sibling: string
+  /** Path and query of the request, which is a POST. */
+  path: string
+  /** JSON, or empty for none. */
+  body: string
+  at: number
+  attempts: number
+  /** Not to be tried before. */
+  nextAt: number
+  /** Why the last attempt failed. */
+  error: string | null
+}
+
+export interface OutboxStore {
+  /** All of them or none. */
+  add(items: readonly Pick<OutboxItem, 'sibling' | 'path' | 'body' | 'at'>[]): Promise<void>
+  /** The oldest one that waits for a sibling. */
+  first(sibling: string): Promise<OutboxItem | null>
+  failed(id: number, failure: Pick<OutboxItem, 'attempts' | 'nextAt' | 'error'>): Promise<void>
+  remove(id: number): Promise<void>
+  /** In order of id, `after` excluded. */
+  list(after: number, limit: number): Promise<OutboxItem[]>
+  /** How many wait for each sibling. */
+  count(): Promise<Map<string, number>>
+  /** Forgets what is older; says how many that were. */
+  expire(before: number): Promise<number>
 }
 
 /** What verification needs of an identity. */
@@ -168,6 +202,7 @@ export interface IdentityStore {
 export interface RelayStore {
   identities: IdentityStore
   audit: AuditStore
+  outbox: OutboxStore
   hosts: HostStore
   accounts: AccountStore
   fold: FoldStore
