@@ -16,7 +16,7 @@ const DEMANDS: Record<string, string> = {
   nobody: `server.createSession server.describeServer server.requestPasswordReset server.resetPassword
     server.deleteAccount server.reserveSigningKey identity.resolveHandle identity.resolveDid identity.resolveIdentity
     identity.refreshIdentity temp.checkHandleAvailability repo.describeRepo repo.getRecord repo.listRecords
-    sync.getRepoStatus sync.listRepos`,
+    sync.getRepoStatus sync.listRepos sync.listReposByCollection`,
   viewer: `sync.getBlob sync.getBlocks sync.getCheckout sync.getHead sync.getLatestCommit sync.getRecord sync.getRepo
     sync.listBlobs`,
   service: 'server.createAccount',

@@ -211,6 +211,46 @@ test('listRepos pages through all accounts', async t => {
   assert.deepEqual([bad.status, bad.json], [400, { error: 'InvalidRequest', message: 'Malformed cursor' }])
 })
 
+test('listReposByCollection pages through accounts in use that have records of a collection', async t => {
+  const pds = await startTestPds(t)
+  const list = (params: { collection?: string; limit?: number; cursor?: string }) =>
+    pds.get('com.atproto.sync.listReposByCollection', { collection, ...params })
+  const users: TestUser[] = []
+  for (let i = 0; i < 6; i++) users.push(await pds.user(`user${i}`))
+  const uris: string[] = []
+  for (const i of [0, 2, 3, 5]) uris.push((await write(pds, users[i]!, 'hello')).uri)
+  await pds.post('com.atproto.server.deactivateAccount', {}, users[3]!)
+  const paged = async (limit: number) => {
+    const found: string[] = []
+    for (let cursor: string | undefined, first = true; first || cursor !== undefined; first = false) {
+      const { json } = await list({ limit, ...(cursor ? { cursor } : {}) })
+      found.push(...json.repos.map((repo: { did: string }) => repo.did))
+      cursor = json.cursor
+    }
+    return found
+  }
+  for (const limit of [1, 2, 500]) {
+    assert.deepEqual(
+      await paged(limit),
+      [0, 2, 5].map(i => users[i]!.did),
+    )
+  }
+  await pds.post(
+    'com.atproto.repo.deleteRecord',
+    { repo: users[2]!.did, collection, rkey: rkeyOf(uris[1]!) },
+    users[2]!,
+  )
+  assert.deepEqual(
+    await paged(500),
+    [0, 5].map(i => users[i]!.did),
+  )
+  // A name that begins the same is another collection.
+  assert.deepEqual((await list({ collection: 'app.bsky.feed.pos' })).json.repos, [])
+  for (const bad of [{ collection: 'no nsid' }, { limit: 2_001 }, { limit: 0 }, { cursor: 'x' }]) {
+    assert.equal((await list(bad)).status, 400, JSON.stringify(bad))
+  }
+})
+
 test('the event stream as plain HTTP says what it is', async t => {
   const pds = await startTestPds(t)
   const get = await pds.get('com.atproto.sync.subscribeRepos')

@@ -13,6 +13,7 @@ import { main as getRepo } from '@millisky/core/lexicon/gen/com/atproto/sync/get
 import { main as getRepoStatus } from '@millisky/core/lexicon/gen/com/atproto/sync/getRepoStatus'
 import { main as listBlobs } from '@millisky/core/lexicon/gen/com/atproto/sync/listBlobs'
 import { main as listRepos } from '@millisky/core/lexicon/gen/com/atproto/sync/listRepos'
+import { main as listReposByCollection } from '@millisky/core/lexicon/gen/com/atproto/sync/listReposByCollection'
 import { prove } from '@millisky/core/mst/proof'
 import { Tree } from '@millisky/core/mst/tree'
 import type { Did } from '@millisky/core/syntax'
@@ -21,13 +22,15 @@ import { raw, type Xrpc } from '@millisky/server/xrpc'
 import type { Access, Viewer } from '../callers.ts'
 import type { Exports } from '../exports.ts'
 import { perAddress } from '../rates.ts'
-import { type Account, type RepoSnapshot, type Store, statusOf } from '../store/store.ts'
+import { type Account, type AccountId, type RepoSnapshot, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
 import { parseCursor } from './repo.ts'
 
 const CAR = 'application/vnd.ipld.car'
 /** Blocks of one getBlocks; the lexicon names no limit. */
 const BLOCKS_MAX = 500
+/** Accounts that one listReposByCollection looks at: few have records of a rare collection. */
+const ACCOUNTS_LOOKED_AT_MAX = 5_000
 
 export interface SyncApiParts {
   store: Store
@@ -128,9 +131,8 @@ function addLists(xrpc: Xrpc, parts: Parts): void {
     return { cids: cids.map(String), cursor: cids.at(-1)?.toString() }
   })
   xrpc.query(listRepos, async ({ params }) => {
-    const { limit = 500, cursor = '0' } = params
-    if (!/^\d{1,15}$/.test(cursor)) throw new Refused('InvalidRequest', 'Malformed cursor')
-    const found = await store.repos.listHeads(Number(cursor), limit)
+    const { limit = 500, cursor } = params
+    const found = await store.repos.listHeads(accountAfter(cursor), limit)
     const repos = found.map(({ account, commit, rev }) => {
       const status = statusOf(account)
       const entry = { did: account.did, head: commit.toString(), rev }
@@ -139,6 +141,18 @@ function addLists(xrpc: Xrpc, parts: Parts): void {
     const last = found.at(-1)
     return { repos, cursor: last && found.length === limit ? String(last.account.id) : undefined }
   })
+  xrpc.query(listReposByCollection, async ({ params }) => {
+    const { collection, limit = 500, cursor } = params
+    const bounds = { limit, look: ACCOUNTS_LOOKED_AT_MAX }
+    const { found, last } = await store.repos.listByCollection(collection, accountAfter(cursor), bounds)
+    return { repos: found.map(({ did }) => ({ did })), cursor: last === null ? undefined : String(last) }
+  })
+}
+
+/** The cursor of lists of accounts. */
+function accountAfter(cursor = '0'): AccountId {
+  if (!/^\d{1,15}$/.test(cursor)) throw new Refused('InvalidRequest', 'Malformed cursor')
+  return Number(cursor)
 }
 
 async function available(store: Store, did: Did, viewer: Viewer): Promise<Account> {

@@ -113,6 +113,7 @@ export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
         .execute()
       return rows.map(row => ({ account: accountOf(row), commit: Cid.fromBytes(row.cid), rev: row.rev as Tid }))
     },
+    listByCollection: (collection, after, bounds) => listByCollection(db, collection, after, bounds),
     snapshot: (account, read) => db.snapshot(async view => read(await snapshotOf(view, reads, account))),
   }
 }
@@ -150,6 +151,39 @@ async function listCollections(db: Db<PdsSchema>, s: RepoReads, account: Account
     found.push(collection)
     after = boundsOf(collection).below
   }
+}
+
+/** One step in the primary key for each account, however many records it has. */
+async function listByCollection(
+  { kysely }: Db<PdsSchema>,
+  collection: Nsid,
+  after: AccountId,
+  { limit, look }: { limit: number; look: number },
+) {
+  const { above, below } = boundsOf(collection)
+  const part = kysely.selectFrom('account').where('id', '>', after).orderBy('id').limit(look)
+  const rows = await kysely
+    .selectFrom(part.select(['id', 'did', 'takedown', 'suspended_at', 'deactivated_at']).as('a'))
+    .select(['a.id', 'a.did'])
+    .where('a.takedown', 'is', null)
+    .where('a.suspended_at', 'is', null)
+    .where('a.deactivated_at', 'is', null)
+    .where(({ exists, selectFrom }) =>
+      exists(
+        selectFrom('record as r')
+          .select('r.account')
+          .whereRef('r.account', '=', 'a.id')
+          .where('r.path', '>', above)
+          .where('r.path', '<', below),
+      ),
+    )
+    .orderBy('a.id')
+    .limit(limit)
+    .execute()
+  const found = rows.map(({ id, did }) => ({ id, did: did as Did }))
+  if (found.length === limit) return { found, last: found.at(-1)!.id }
+  const looked = await part.select('id').execute()
+  return { found, last: looked.length === look ? looked.at(-1)!.id : null }
 }
 
 async function findBlocks(db: Db<PdsSchema>, s: RepoReads, account: AccountId, cids: Cid[]): Promise<Block[]> {

@@ -362,6 +362,23 @@ for (const { name, skip, url } of testDatabases()) {
       )
     })
 
+    withStore('accounts are found by collection, a bounded number looked at', async store => {
+      const scribes: Scribe[] = []
+      for (const name of ['a', 'b', 'c', 'd', 'e']) scribes.push(await scribe(store, name))
+      for (const i of [0, 2, 3, 4]) await scribes[i]!.write(store, ['a.b.c/1', i], ['a.b.cd/1', i])
+      await scribes[1]!.write(store, ['a.b.cd/1', 1], ['a.b.b/1', 1])
+      await store.accounts.update(scribes[3]!.account.id, { takedown: 'x' }, [])
+      const ids = scribes.map(({ account }) => account.id)
+      const list = (after: number, limit: number, look: number) =>
+        store.repos.listByCollection(asNsid('a.b.c'), after, { limit, look })
+      const at = (...of: number[]) => of.map(i => ({ id: ids[i]!, did: scribes[i]!.did }))
+      assert.deepEqual(await list(0, 10, 100), { found: at(0, 2, 4), last: null })
+      assert.deepEqual(await list(0, 2, 100), { found: at(0, 2), last: ids[2] })
+      assert.deepEqual(await list(0, 10, 3), { found: at(0, 2), last: ids[2] })
+      assert.deepEqual(await list(ids[2]!, 10, 1), { found: [], last: ids[3] })
+      assert.deepEqual(await list(ids[4]!, 10, 1), { found: [], last: null })
+    })
+
     withStore('an import replaces a whole repository, or nothing', async store => {
       const alice = await scribe(store, 'alice')
       const { id } = alice.account

@@ -329,6 +329,15 @@ export interface RepoStore {
   counts(account: AccountId): Promise<{ nodes: number; records: number }>
   /** Accounts with their heads in order of id, `after` excluded. */
   listHeads(after: AccountId, limit: number): Promise<{ account: Account; commit: Cid; rev: Tid }[]>
+  /**
+   * Accounts in use that have a record in a collection, in order of id, `after` excluded. Looks at no more than `look`
+   * accounts, so there may be fewer than `limit` and yet more to come: `last` is where to go on, null at the end.
+   */
+  listByCollection(
+    collection: Nsid,
+    after: AccountId,
+    bounds: { limit: number; look: number },
+  ): Promise<{ found: { id: AccountId; did: Did }[]; last: AccountId | null }>
   /** Calls `read` with a frozen view of one repository, for long reads that hold up nobody's writes. */
   snapshot<T>(account: AccountId, read: (view: RepoSnapshot) => Promise<T>): Promise<T>
 }
