@@ -86,6 +86,11 @@ export async function passwordMatches(password: string, kept: string): Promise<b
   return timingSafeEqual(hash, expected)
 }
 
+/** Whether the text is a hash of any form that can be compared with; see {@link passwordMatches}. */
+export function isKnownHash(kept: string): boolean {
+  return PHC.test(kept) || SCRYPT.test(kept)
+}
+
 /** Whether the hash should be made anew, with the password at hand. */
 export function isOutdatedHash(kept: string): boolean {
   return !kept.startsWith(`$argon2id$v=19$m=${MEMORY_KIB},t=${PASSES},p=${LANES}$`)

@@ -2,6 +2,7 @@
 import type { SqlLog } from '@millisky/server/log/sql'
 import type { PdsDb } from './schema.ts'
 import { createAccountStore } from './sql-accounts.ts'
+import { createArrivalStore } from './sql-arrivals.ts'
 import { createBlobStore } from './sql-blobs.ts'
 import { appenderOf } from './sql-events.ts'
 import { createRepoStore } from './sql-repos.ts'
@@ -16,6 +17,7 @@ export function createSqlStore(db: PdsDb, log: SqlLog): Store {
   const events = appenderOf(log)
   return {
     accounts: createAccountStore(db, events),
+    arrivals: createArrivalStore(db),
     sessions: createSessionStore(db),
     tickets: createTicketStore(db),
     repos: createRepoStore(db, events),

@@ -404,3 +404,35 @@ export interface Store {
   ping(): Promise<void>
   close(): Promise<void>
 }
+/** A record as it comes from another server's database. */
+export interface ArrivingRecord extends Omit<Extract<RecordWrite, { action: 'create' | 'update' }>, 'action'> {
+  rev: Tid
+}
+
+/** An account as another server's database has it: all of it. E-mail and handle are lowercase. */
+export interface Arrival extends Omit<Account, 'id' | 'suspendedAt' | 'hasRecordTakedowns'> {
+  /** As the other server kept it, if `passwords.ts` can read that. */
+  password: string | null
+  key: StoredKey
+  head: Head
+  commit: Block
+  preferences: Preference[]
+  appPasswords: AppPassword[]
+  sessions: Omit<Session, 'account'>[]
+  recordTakedowns: { path: string; reference: string }[]
+  /** Those whose bytes are in the blob store; `looseSince` counts where no record refers to it. */
+  blobs: (Omit<StoredBlob, 'looseSince'> & { looseSince: number })[]
+  /** Every node of the tree with the rev that made it; the iterables are made anew for each attempt. */
+  nodes(): Iterable<Block & { rev: Tid }>
+  records(): Iterable<ArrivingRecord>
+}
+
+/** Taking over what another server had, without events: its followers know it already. */
+export interface ArrivalStore {
+  /** One transaction: an account is here wholly or not at all. @throws Taken */
+  add(arrival: Arrival): Promise<AccountId>
+  /** Codes and uses that are here already stay as they are. */
+  addInvites(codes: InviteCode[]): Promise<void>
+}
+
+  arrivals: ArrivalStore
