@@ -11,6 +11,14 @@ export interface RingBatch {
   readonly wire: Uint8Array
   /** Account of each event, where events can be masked by account. */
   readonly accounts: Float64Array | null
+  /** When it was written, where that is known. */
+  readonly stamp?: BatchStamp
+}
+
+/** When a batch was written: milliseconds since the epoch, and how many events of its segment before it have the same. */
+export interface BatchStamp {
+  readonly time: number
+  readonly before: number
 }
 
 interface Kept extends RingBatch {
@@ -109,6 +117,15 @@ export class Ring {
       if (last < batch.last) break
     }
     return { count, last, wire }
+  }
+
+  /** Calls `each` with the batches that hold something of `after` to `last`, masked events included; false when some are gone. */
+  scan(after: number, last: number, each: (batch: RingBatch) => void): boolean {
+    let at = this.#find(after)
+    const first = this.#batches[at]
+    if (!first || first.after > after) return false
+    for (; at < this.#batches.length && this.#batches[at]!.after < last; at++) each(this.#batches[at]!)
+    return true
   }
 
   /** Index of the first batch that holds something after `after`. */

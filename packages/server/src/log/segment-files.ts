@@ -39,6 +39,8 @@ export interface Segment {
   dataBytes: number
   firstTime: number
   lastTime: number
+  /** While it is written: how many of its events have `lastTime`. */
+  lastTimeEvents?: number
 }
 
 /** Reads `length` bytes at `position`, fewer only at the end of the file; into `into` if they fit, else into new memory. */

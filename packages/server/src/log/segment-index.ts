@@ -82,6 +82,8 @@ export const seqAt = (bytes: Buffer, at: number): number => readUint53(bytes, at
 export const offsetAt = (bytes: Buffer, at: number): number => bytes.readUInt32LE(at + 8)
 export const endAt = (bytes: Buffer, at: number): number => bytes.readUInt32LE(at + 8) + bytes.readUInt32LE(at + 12)
 export const accountAt = (bytes: Buffer, at: number): number => readUint53(bytes, at + 16)
+export const timeAt = (bytes: Buffer, at: number): number =>
+  bytes.readUInt32LE(at + 24) + bytes.readUInt16LE(at + 28) * 0x1_0000_0000
 
 /** Where the record of the `n`th event of a segment starts in the file. */
 export const recordPosition = (n: number): number => HEADER_BYTES + n * RECORD_BYTES

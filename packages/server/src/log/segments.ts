@@ -7,7 +7,7 @@ import { Unavailable } from '@millisky/core/errors'
 import { lockFolder } from './folder-lock.ts'
 import { wireHeaderSize, writeWireHeader } from './frame-wire.ts'
 import { type Batch, Bell, type Log, type ReadLimit } from './log.ts'
-import { type Mask, Ring, type RingBatch } from './ring.ts'
+import { type BatchStamp, type Mask, Ring, type RingBatch } from './ring.ts'
 import {
   closeFile,
   dataPath,
@@ -22,6 +22,7 @@ import {
 import { encodeHeader, HEADER_BYTES, LAG_UNKNOWN, RECORD_BYTES, recordPosition, writeRecord } from './segment-index.ts'
 import { SegmentReader } from './segment-reader.ts'
 import { LogDamaged, type Recover, type Repair, recoverSegments } from './segment-recovery.ts'
+import { SegmentTimes, type Stamped, type Stamps, stampsOfRing } from './segment-times.ts'
 
 /**
  * When appended events count as safe.
@@ -129,7 +130,7 @@ export async function openSegmentLog(folder: string, options: SegmentLogOptions)
  *
  * Replay is reading a file and writing a socket. See {@link FsyncPolicy} for what survives what.
  */
-export class SegmentLog implements Log {
+export class SegmentLog implements Log, Stamped {
   readonly bell = new Bell()
   readonly #folder: string
   readonly #options: SegmentLogOptions
@@ -139,6 +140,7 @@ export class SegmentLog implements Log {
   readonly #open: OpenSegments
   readonly #reader: SegmentReader
   readonly #ring: Ring
+  readonly #times: SegmentTimes
   #mask: Mask
   #active: Active | null = null
   #pending: Append[] = []
@@ -165,6 +167,7 @@ export class SegmentLog implements Log {
     this.#ring = new Ring(options.ringBytes ?? 32 << 20, head, () => this.#mask)
     this.#open = new OpenSegments(folder, options.openMax ?? 64)
     this.#reader = new SegmentReader(this.#segments, this.#open, () => this.#mask, options.cacheBytes ?? 32 << 20)
+    this.#times = new SegmentTimes(this.#segments, this.#open)
   }
 
   /** For {@link openSegmentLog}. */
@@ -224,6 +227,14 @@ export class SegmentLog implements Log {
     if (after >= last) return { count: 0, last: this.head, wire: [] }
     if (this.#closed) return { count: 0, last: after, wire: [] }
     return this.#reader.read(after, limit)
+  }
+
+  stamps(after: number, last: number): Stamps | Promise<Stamps> {
+    return stampsOfRing(this.#ring, after, last) ?? this.#times.stamps(after, last)
+  }
+
+  seqBefore(time: number): Promise<number> {
+    return this.#times.seqBefore(time, this.head)
   }
 
   /** Accounts whose events are withheld. */
@@ -363,6 +374,7 @@ export class SegmentLog implements Log {
     segment.events = events
     segment.dataBytes += wire.length
     segment.lastTime = time
+    segment.lastTimeEvents = batch.stamp!.before + batch.seqs.length
     this.#ring.push(batch)
     this.bell.ring()
   }
@@ -391,7 +403,7 @@ export class SegmentLog implements Log {
         append.reject(error)
       }
     }
-    const time = now()
+    const { time, before } = stampNext(segment, now())
     const wire = Buffer.allocUnsafeSlow(size)
     const index = Buffer.allocUnsafe(frames.length * RECORD_BYTES)
     const seqs = new Float64Array(frames.length)
@@ -415,7 +427,8 @@ export class SegmentLog implements Log {
       seqs[i] = seq
       ends[i] = at
     }
-    return { wire, index, time, done, batch: { after, seqs, ends, wire, accounts: Float64Array.from(accounts) } }
+    const stamp = { time, before }
+    return { wire, index, time, done, batch: { after, seqs, ends, wire, accounts: Float64Array.from(accounts), stamp } }
   }
 
   /** The segment to write the next bytes to. */
@@ -450,8 +463,19 @@ export class SegmentLog implements Log {
       if (data >= 0) await closeFile(data)
       throw error
     }
-    const time = this.#options.now()
-    const segment = { first, previous, last: first - 1, events: 0, dataBytes: 0, firstTime: time, lastTime: time }
+    // Times rise from one segment to the next, so that an event's stamp can be told from its own segment.
+    const before = this.#segments.at(-1)
+    const time = Math.max(this.#options.now(), before ? before.lastTime + 1 : 0)
+    const segment = {
+      first,
+      previous,
+      last: first - 1,
+      events: 0,
+      dataBytes: 0,
+      firstTime: time,
+      lastTime: time,
+      lastTimeEvents: 0,
+    }
     return { segment, data, index, synced: 0 }
   }
 
@@ -521,6 +545,11 @@ export class SegmentLog implements Log {
 /** Waits for all, also when one fails, so that nothing is still writing afterwards. @throws the first error. */
 async function settle(work: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(work)) if (result.status === 'rejected') throw result.reason
+}
+
+/** The time of the next write to a segment: never before that of the last one. */
+function stampNext({ lastTime, lastTimeEvents }: Segment, now: number): BatchStamp {
+  return now > lastTime ? { time: now, before: 0 } : { time: lastTime, before: lastTimeEvents ?? 0 }
 }
 
 function bytesOf(segment: Segment): number {
