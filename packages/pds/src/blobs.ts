@@ -13,7 +13,7 @@ import type { Did } from '@millisky/core/syntax'
 import type { Lanes } from '@millisky/server/lanes'
 import type { RawInput } from '@millisky/server/xrpc'
 import { fileTypeFromBuffer } from 'file-type'
-import { type Store, type StoredBlob, statusOf } from './store/store.ts'
+import { type Account, type AccountId, type Store, type StoredBlob, statusOf } from './store/store.ts'
 
 /** Bytes at the start that tell a file's type. Source: file-type's own sample size. */
 const SAMPLE_BYTES = 4_100
@@ -37,10 +37,14 @@ export interface BlobDriver {
   discard(staged: string): Promise<void>
   /** Null if it is not there. The caller consumes or destroys the stream. */
   open(did: Did, cid: Cid, range?: ByteRange): Promise<Readable | null>
-  /** Nothing happens if it is not there. */
-  remove(did: Did, cid: Cid): Promise<void>
-  /** All blobs of an account. */
+  /** Nothing happens to those that are not there. */
+  remove(did: Did, cids: readonly Cid[]): Promise<void>
+  /** All blobs of an account, those in quarantine too. */
   removeAll(did: Did): Promise<void>
+  /** Puts a blob where {@link open} does not find it. Nothing happens if it is not there. */
+  quarantine(did: Did, cid: Cid): Promise<void>
+  /** Puts it back. Nothing happens if it is not in quarantine. */
+  restore(did: Did, cid: Cid): Promise<void>
   /** Staged before `cutoff` (milliseconds since 1970) and never kept: left by a crash. */
   stale(cutoff: number): Promise<string[]>
 }
@@ -54,6 +58,8 @@ export interface BlobsParts {
   bytesMax: number
   /** How long a blob that nothing refers to is kept; at least an hour. */
   graceMs: number
+  /** What the blobs of one account may come to, loose ones and those taken down too. Default: unlimited. */
+  accountBytesMax?: number | undefined
 }
 
 /** What a collection removed, or would remove. */
@@ -74,13 +80,14 @@ export class Blobs {
 
   /**
    * Stores an upload as a loose blob of the account. The type found in the bytes beats the one declared.
-   * @throws Refused 413 from the body, AccountTakedown
+   * @throws Refused 413 from the body, AccountTakedown, BlobQuotaExceeded
    */
   async upload(
     did: Did,
     { body, encoding, size: announced }: Pick<RawInput, 'body' | 'encoding' | 'size'>,
   ): Promise<StoredBlob> {
     const { driver, store, lanes, now } = this.#parts
+    if (announced !== undefined) await this.#assertRoom(await store.accounts.byDid(did), announced)
     const meter = new Meter()
     const staged = await driver.stage(meter.through(body))
     try {
@@ -97,6 +104,7 @@ export class Blobs {
         }
         const known = await store.blobs.get(account.id, cid)
         if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been taken down, cannot be uploaded again')
+        if (!known) await this.#assertRoom(account, meter.size)
         await driver.keep(staged, did, cid)
         return await store.blobs.put(account.id, { cid, mimeType, size: meter.size }, now())
       })
@@ -105,7 +113,31 @@ export class Blobs {
     }
   }
 
-  /** The bytes, all or a part. */
+  /** Uploads of one account count one after the other, since they are kept in its lane. @throws Refused BlobQuotaExceeded */
+  async #assertRoom(account: Account | null, size: number): Promise<void> {
+    const { store, accountBytesMax: most } = this.#parts
+    if (most === undefined || !account) return
+    const { bytes } = await store.blobs.usage(account.id)
+    if (bytes + size <= most) return
+    const message = `Blobs of this account take ${bytes} of ${most} bytes; another ${size} do not fit`
+    throw new Refused('BlobQuotaExceeded', message)
+  }
+
+  /**
+   * Takes a blob down, or lifts that when `reference` is null; returns whether there is such a blob. The row goes first one
+   * way and last the other: it decides what is shown, whatever a crash leaves half done.
+   */
+  takedown({ id, did }: Account, cid: Cid, reference: string | null): Promise<boolean> {
+    const { driver, store, lanes } = this.#parts
+    return lanes.run(did, async () => {
+      if (reference === null) await driver.restore(did, cid)
+      if (!(await store.blobs.takedown(id, cid, reference))) return false
+      if (reference !== null) await driver.quarantine(did, cid)
+      return true
+    })
+  }
+
+  /** The bytes, all or a part; null if they are not there, or in quarantine. */
   open(did: Did, cid: Cid, range?: ByteRange): Promise<Readable | null> {
     return this.#parts.driver.open(did, cid, range)
   }
@@ -122,10 +154,13 @@ export class Blobs {
     const sum: Collected = { blobs: 0, bytes: 0, staged: 0 }
     for (;;) {
       const loose = await store.blobs.loose(cutoff, dryRun ? Number.MAX_SAFE_INTEGER : COLLECT_AT_ONCE)
-      for (const { account, did, blob } of loose) {
-        if (!dryRun && !(await this.#collectOne(account, did, blob.cid, cutoff))) continue
-        sum.blobs++
-        sum.bytes += blob.size
+      const ofAccount = Map.groupBy(loose, ({ account }) => account)
+      for (const [account, found] of ofAccount) {
+        const { did } = found[0]!
+        const blobs = found.map(({ blob }) => blob)
+        const gone = dryRun ? blobs : await this.#collectOf(account, did, blobs, cutoff)
+        sum.blobs += gone.length
+        for (const { size } of gone) sum.bytes += size
       }
       if (dryRun || loose.length < COLLECT_AT_ONCE) break
     }
@@ -135,13 +170,15 @@ export class Blobs {
     return sum
   }
 
-  /** The row goes first: bytes without a row are garbage, a row without bytes would be a lie. */
-  #collectOne(account: number, did: Did, cid: Cid, cutoff: number): Promise<boolean> {
+  /** Rows go first: bytes without a row are garbage, a row without bytes would be a lie. */
+  #collectOf(account: AccountId, did: Did, blobs: StoredBlob[], cutoff: number): Promise<StoredBlob[]> {
     const { driver, store, lanes } = this.#parts
     return lanes.run(did, async () => {
-      if (!(await store.blobs.removeLoose(account, cid, cutoff))) return false
-      await driver.remove(did, cid)
-      return true
+      const cids = blobs.map(({ cid }) => cid)
+      const gone = await store.blobs.removeLoose(account, cids, cutoff)
+      await driver.remove(did, gone)
+      const keys = new Set(gone.map(({ key }) => key))
+      return blobs.filter(({ cid }) => keys.has(cid.key))
     })
   }
 }

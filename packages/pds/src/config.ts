@@ -1,6 +1,7 @@
 /** The PDS's settings, under the names of the reference implementation, so that an existing `pds.env` works. */
 import { join } from 'node:path'
 import { defineSettings, type Settings } from '@millisky/server/config'
+import { blobSettings } from './blobs/settings.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -100,29 +101,7 @@ export const settings = defineSettings(
       doc: '`sqlite://path` or `postgres://…`. Default: `pds.sqlite` in the data folder.',
       section: 'Storage',
     },
-    blobDirectory: {
-      type: 'path',
-      env: ['PDS_BLOBSTORE_DISK_LOCATION'],
-      flag: '--blob-directory',
-      doc: 'Folder of blobs. Default: `blobs` in the data folder.',
-      section: 'Storage',
-    },
-    blobUploadLimit: {
-      type: 'bytes',
-      default: 100 * 1024 * 1024,
-      env: ['PDS_BLOB_UPLOAD_LIMIT'],
-      flag: '--blob-upload-limit',
-      doc: 'Largest blob; clients read it in describeServer.',
-      section: 'Storage',
-    },
-    blobGraceMs: {
-      type: 'duration',
-      default: 6 * HOUR_MS,
-      env: ['PDS_BLOB_GRACE'],
-      flag: '--blob-grace',
-      doc: 'How long a blob that no record refers to is kept; an hour at least.',
-      section: 'Storage',
-    },
+    ...blobSettings,
     backfillWindowMs: {
       type: 'duration',
       default: 24 * HOUR_MS,

@@ -39,6 +39,7 @@ import { addBlobApi } from './api/sync-blob.ts'
 import { addTempApi } from './api/temp.ts'
 import { addWellKnown } from './api/well-known.ts'
 import { createDiskBlobs } from './blobs/disk.ts'
+import { s3Place } from './blobs/settings.ts'
 import { type BlobDriver, Blobs } from './blobs.ts'
 import { type PdsSettings, type ServiceNames, serviceNames, storagePaths } from './config.ts'
 import { Crawlers } from './crawl.ts'
@@ -188,9 +189,17 @@ export async function openStorage(
   return {
     store: createSqlStore(db, eventLog),
     eventLog,
-    driver: createDiskBlobs({ root: blobDirectory, staging }),
+    driver: await openBlobs(settings, blobDirectory, staging),
     staging,
   }
+}
+
+async function openBlobs(settings: PdsSettings, root: string, staging: string): Promise<BlobDriver> {
+  const place = s3Place(settings)
+  if (!place) return createDiskBlobs({ root, staging })
+  // Most servers never need it, and it takes memory.
+  const { createS3Blobs } = await import('./blobs/s3.ts')
+  return createS3Blobs(place)
 }
 
 async function openCore(settings: PdsSettings, log: Logger, now: () => number, given?: BlobDriver): Promise<Core> {
@@ -205,6 +214,7 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, g
     now,
     bytesMax: settings.blobUploadLimit,
     graceMs: settings.blobGraceMs,
+    accountBytesMax: settings.blobQuota,
   })
   const lifecycle = new Lifecycle(repos)
   const departures = new Departures({ store, lifecycle, blobs, log })

@@ -6,6 +6,7 @@ import { main as updateSubjectStatus } from '@millisky/core/lexicon/gen/com/atpr
 import { type Did, isDid, parseAtUri } from '@millisky/core/syntax'
 import type { Call, Output, Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
+import type { Blobs } from '../blobs.ts'
 import type { Credentials } from '../credentials.ts'
 import type { DidUpdates } from '../did-updates.ts'
 import type { Lifecycle } from '../lifecycle.ts'
@@ -14,6 +15,7 @@ import type { Account, Store } from '../store/store.ts'
 
 export interface AdminSubjectApiParts {
   store: Store
+  blobs: Blobs
   access: PdsAccess
   lifecycle: Lifecycle
   credentials: Credentials
@@ -44,8 +46,7 @@ export function addAdminSubjectApi(xrpc: Xrpc, parts: AdminSubjectApiParts): voi
     if (subject.$type === REPO) await updateAccount(subject.did, input, parts)
     else if (takedown === undefined) return { subject, takedown }
     else if (subject.$type === RECORD) await takeDownRecord(subject.uri, reference(takedown, parts), parts.store)
-    else if (subject.$type === BLOB)
-      await takeDownBlob(subject.did, subject.cid, reference(takedown, parts), parts.store)
+    else if (subject.$type === BLOB) await takeDownBlob(subject.did, subject.cid, reference(takedown, parts), parts)
     else throw new Refused('InvalidRequest', `Invalid subject (${input.subject.$type})`)
     return { subject, takedown }
   })
@@ -104,9 +105,9 @@ async function takeDownRecord(uri: string, ref: string | null, store: Store): Pr
   await store.takedowns.set(account.id, path, ref)
 }
 
-async function takeDownBlob(did: Did, cid: string, ref: string | null, store: Store): Promise<void> {
-  const { id } = await accountAt(did, store)
-  if (!(await store.blobs.takedown(id, cidOf(cid), ref))) throw notFound()
+async function takeDownBlob(did: Did, cid: string, ref: string | null, { store, blobs }: Parts): Promise<void> {
+  const account = await accountAt(did, store)
+  if (!(await blobs.takedown(account, cidOf(cid), ref))) throw notFound()
 }
 
 async function accountStatus(did: Did, store: Store): Promise<Status> {

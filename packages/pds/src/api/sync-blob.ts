@@ -25,9 +25,10 @@ export function addBlobApi(xrpc: Xrpc, { store, blobs, access }: BlobApiParts): 
     const account = assertAvailable(await store.accounts.byDid(did), did, auth)
     const cid = Cid.parse(params.cid)
     const blob = await store.blobs.get(account.id, cid)
-    const isHidden = blob && (blob.looseSince !== null || blob.takedown !== null)
-    if (!blob || (isHidden && !auth.sees(did))) throw notFound()
-    const isPublic = !isHidden && statusOf(account) === 'active'
+    if (!blob || blob.takedown !== null) throw notFound()
+    const isLoose = blob.looseSince !== null
+    if (isLoose && !auth.sees(did)) throw notFound()
+    const isPublic = !isLoose && statusOf(account) === 'active'
     if (isPublic) reply.removeHeader('vary')
     return reply304(request, blob) ?? (await send(blobs, account, blob, request, reply, isPublic))
   })

@@ -1,8 +1,8 @@
-/** Blobs as files: `<root>/<did>/<cid>`, staged in a folder beside. */
+/** Blobs as files, as the reference has them: `<root>/<did>/<cid>`, `<root>/quarantine/<did>/<cid>`; staged in a folder beside. */
 import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { access, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type { Cid } from '@millisky/core/cid'
 import type { Did } from '@millisky/core/syntax'
@@ -17,8 +17,10 @@ export interface DiskPaths {
 
 /** A driver on a local file system. Names of DIDs and CIDs hold no slash, so each is one folder or file. */
 export function createDiskBlobs({ root, staging }: DiskPaths): BlobDriver {
+  const quarantine = join(root, 'quarantine')
   const folderOf = (did: Did) => join(root, did)
   const fileOf = (did: Did, cid: Cid) => join(folderOf(did), cid.toString())
+  const quarantineOf = (did: Did) => join(quarantine, did)
   return {
     async stage(body) {
       await mkdir(staging, { recursive: true })
@@ -35,17 +37,21 @@ export function createDiskBlobs({ root, staging }: DiskPaths): BlobDriver {
     async keep(staged, did, cid) {
       const target = fileOf(did, cid)
       if (await exists(target)) return
-      const made = await mkdir(folderOf(did), { recursive: true })
-      await rename(join(staging, staged), target)
-      await syncFolder(folderOf(did))
-      if (made !== undefined) await syncFolder(root)
+      await moveDurably(join(staging, staged), folderOf(did), cid)
     },
     discard: staged => rm(join(staging, staged), { force: true }),
     async open(did, cid, range) {
       return openPart(fileOf(did, cid), range)
     },
-    remove: (did, cid) => rm(fileOf(did, cid), { force: true }),
-    removeAll: did => rm(folderOf(did), { recursive: true, force: true }),
+    async remove(did, cids) {
+      for (const cid of cids) await rm(fileOf(did, cid), { force: true })
+    },
+    async removeAll(did) {
+      for (const folder of [folderOf(did), quarantineOf(did)]) await rm(folder, { recursive: true, force: true })
+    },
+    quarantine: (did, cid) => moveDurably(fileOf(did, cid), quarantineOf(did), cid).catch(ifAbsent(undefined)),
+    restore: (did, cid) =>
+      moveDurably(join(quarantineOf(did), cid.toString()), folderOf(did), cid).catch(ifAbsent(undefined)),
     async stale(cutoff) {
       const old: string[] = []
       for (const name of await readdir(staging).catch(ifAbsent([]))) {
@@ -65,6 +71,15 @@ async function writeDurably(path: string, body: AsyncIterable<Uint8Array>): Prom
   } finally {
     await file.close()
   }
+}
+
+/** Into a folder that is made if absent. */
+async function moveDurably(from: string, folder: string, cid: Cid): Promise<void> {
+  const made = await mkdir(folder, { recursive: true })
+  await rename(from, join(folder, cid.toString()))
+  await syncFolder(folder)
+  if (made === undefined) return
+  for (let at = folder; at.length >= made.length; at = dirname(at)) await syncFolder(dirname(at))
 }
 
 async function openPart(path: string, range: ByteRange | undefined): Promise<Readable | null> {

@@ -5,12 +5,20 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
-import { describe, test } from 'node:test'
+import { after, describe, test } from 'node:test'
+import { ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3'
 import { utf8 } from '@millisky/core/bytes'
 import { Cid } from '@millisky/core/cid'
+import { Unavailable } from '@millisky/core/errors'
 import { asDid } from '@millisky/core/syntax'
 import type { BlobDriver } from '../blobs.ts'
 import { createDiskBlobs } from './disk.ts'
+import { createS3Blobs } from './s3.ts'
+import { startS3 } from './testing-s3.ts'
+
+interface Cleanup {
+  after(fn: () => Promise<void>): void
+}
 
 interface Subject {
   driver: BlobDriver
@@ -18,18 +26,22 @@ interface Subject {
   staged(): Promise<string[]>
 }
 
-const DRIVERS: { name: string; make(t: { after(fn: () => Promise<void>): void }): Promise<Subject> }[] = [
-  {
-    name: 'disk',
-    async make(t) {
-      const folder = await mkdtemp(join(tmpdir(), 'millisky-blobs-'))
-      t.after(() => rm(folder, { recursive: true, force: true }))
-      const staging = join(folder, 'staging')
-      const driver = createDiskBlobs({ root: join(folder, 'blobs'), staging })
-      return { driver, staged: () => readdir(staging) }
-    },
+const DRIVERS: Record<string, (t: Cleanup) => Promise<Subject>> = {
+  async disk(t) {
+    const folder = await mkdtemp(join(tmpdir(), 'millisky-blobs-'))
+    t.after(() => rm(folder, { recursive: true, force: true }))
+    const staging = join(folder, 'staging')
+    const driver = createDiskBlobs({ root: join(folder, 'blobs'), staging })
+    return { driver, staged: () => readdir(staging) }
   },
-]
+  async s3() {
+    const driver = createS3Blobs(await s3)
+    return { driver, staged: () => driver.stale(Date.now() + 60_000) }
+  },
+}
+
+/** One server for all tests; what they write does not meet. */
+const s3 = startS3({ after: fn => after(fn) })
 
 const alice = asDid('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
 const bob = asDid('did:web:bob.example%3A8080')
@@ -46,7 +58,7 @@ async function read(driver: BlobDriver, did: typeof alice, cid: Cid, range?: { s
   return stream && new Uint8Array(await buffer(stream))
 }
 
-for (const { name, make } of DRIVERS) {
+for (const [name, make] of Object.entries(DRIVERS)) {
   describe(`blob driver ${name}`, () => {
     test('keeps what was staged, whole and in parts', async t => {
       const { driver, staged } = await make(t)
@@ -67,7 +79,7 @@ for (const { name, make } of DRIVERS) {
       const bytes = utf8('shared')
       const cid = Cid.ofRaw(bytes)
       for (const did of [alice, bob]) await driver.keep(await driver.stage(parts(bytes)), did, cid)
-      await driver.remove(alice, cid)
+      await driver.remove(alice, [cid])
       assert.equal(await driver.open(alice, cid), null)
       assert.deepEqual(await read(driver, bob, cid), bytes)
       await driver.removeAll(bob)
@@ -95,7 +107,8 @@ for (const { name, make } of DRIVERS) {
     test('names what a crash has left', async t => {
       const { driver } = await make(t)
       assert.deepEqual(await driver.stale(Date.now() + 60_000), [])
-      const at = await driver.stage(parts(utf8('left')))
+      // Larger than what a driver may hold in memory, where nothing outlives a crash.
+      const at = await driver.stage(parts(new Uint8Array(6_000_000)))
       assert.deepEqual(await driver.stale(Date.now() - 60_000), [])
       assert.deepEqual(await driver.stale(Date.now() + 60_000), [at])
       await driver.discard(at)
@@ -104,8 +117,85 @@ for (const { name, make } of DRIVERS) {
 
     test('removes what is not there without a word', async t => {
       const { driver } = await make(t)
-      await driver.remove(alice, Cid.ofRaw(utf8('never')))
+      await driver.remove(alice, [Cid.ofRaw(utf8('never'))])
       await driver.discard('never')
+    })
+
+    test('puts blobs into quarantine and back', async t => {
+      const { driver } = await make(t)
+      const bytes = utf8('bad')
+      const cid = Cid.ofRaw(bytes)
+      await driver.quarantine(bob, cid)
+      await driver.restore(bob, cid)
+      await driver.keep(await driver.stage(parts(bytes)), bob, cid)
+      for (let i = 0; i < 2; i++) await driver.quarantine(bob, cid)
+      assert.equal(await driver.open(bob, cid), null)
+      for (let i = 0; i < 2; i++) await driver.restore(bob, cid)
+      assert.deepEqual(await read(driver, bob, cid), bytes)
+      await driver.quarantine(bob, cid)
+      await driver.removeAll(bob)
+      await driver.restore(bob, cid)
+      assert.equal(await driver.open(bob, cid), null)
+    })
+
+    test('takes what is larger than a part, and lets go of it when the rest does not come', async t => {
+      const { driver, staged } = await make(t)
+      const bytes = new Uint8Array(randomBytes(11_000_000))
+      const cid = Cid.ofRaw(bytes)
+      const chunks = Array.from({ length: 11 }, (_, i) => bytes.subarray(i * 1_000_000, (i + 1) * 1_000_000))
+      await assert.rejects(driver.stage(parts(...chunks, new Error('gone'))), /gone/)
+      assert.deepEqual(await staged(), [])
+      const at = await driver.stage(parts(...chunks))
+      assert.deepEqual(await staged(), [at])
+      for (let i = 0; i < 2; i++) await driver.keep(at, bob, cid).catch(error => assert.equal(i, 1, error))
+      await driver.discard(at)
+      assert.deepEqual(await read(driver, bob, cid), bytes)
+      assert.deepEqual(await staged(), [])
+    })
+
+    test('removes many at once', async t => {
+      const { driver } = await make(t)
+      const cids: Cid[] = []
+      for (let i = 0; i < 5; i++) {
+        const bytes = utf8(`blob ${i}`)
+        cids.push(Cid.ofRaw(bytes))
+        await driver.keep(await driver.stage(parts(bytes)), alice, cids[i]!)
+      }
+      await driver.remove(alice, cids.slice(0, 4))
+      assert.deepEqual(
+        await Promise.all(cids.map(async cid => (await driver.open(alice, cid))?.destroy() !== undefined)),
+        [false, false, false, false, true],
+      )
     })
   })
 }
+
+test('the bucket is laid out as the reference does it', async () => {
+  const place = await s3
+  const driver = createS3Blobs(place)
+  const client = new S3Client({
+    region: 'us-east-1',
+    endpoint: place.endpoint,
+    forcePathStyle: true,
+    credentials: place.credentials!,
+  })
+  const bytes = utf8('laid out')
+  const cid = Cid.ofRaw(bytes)
+  const keys = async () => {
+    const { Contents = [] } = await client.send(new ListObjectsV2Command({ Bucket: place.bucket }))
+    return Contents.map(({ Key }) => Key).filter(key => key!.endsWith(cid.toString()))
+  }
+  await driver.keep(await driver.stage(parts(bytes)), bob, cid)
+  assert.deepEqual(await keys(), [`blocks/${bob}/${cid}`])
+  await driver.quarantine(bob, cid)
+  assert.deepEqual(await keys(), [`quarantine/${bob}/${cid}`])
+  client.destroy()
+})
+
+test('a bucket that does not answer is nobody’s bug', async () => {
+  const place = await s3
+  const away = createS3Blobs({ ...place, endpoint: 'http://127.0.0.1:1' })
+  await assert.rejects(away.open(alice, Cid.ofRaw(utf8('x'))), Unavailable)
+  const denied = createS3Blobs({ ...place, bucket: 'another' })
+  await assert.rejects(denied.stage(parts(new Uint8Array(6_000_000))), /bucket does not exist/)
+})

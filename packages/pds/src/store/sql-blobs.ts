@@ -3,12 +3,13 @@ import { Cid } from '@millisky/core/cid'
 import type { Did, RepoPath } from '@millisky/core/syntax'
 import type { Db } from '@millisky/server/db/db'
 import type { BlobTable, PdsSchema } from './schema.ts'
-import type { BlobStore, StoredBlob } from './store.ts'
+import { accountOf } from './sql-accounts.ts'
+import type { BlobStore, BlobUsage, StoredBlob } from './store.ts'
 
 const NOTHING = new Uint8Array(0)
 
 export function createBlobStore(db: Db<PdsSchema>): BlobStore {
-  return { ...held(db), ...listed(db) }
+  return { ...held(db), ...listed(db), ...measured(db) }
 }
 
 function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | 'removeLoose'> {
@@ -18,6 +19,14 @@ function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | '
   )
   const isReferred = db.prepare((account: number, cid: Uint8Array) =>
     kysely.selectFrom('record_blob').select('path').where('account', '=', account).where('cid', '=', cid).limit(1),
+  )
+  const dropLoose = db.prepare((account: number, cid: Uint8Array, cutoff: number) =>
+    kysely
+      .deleteFrom('blob')
+      .where('account', '=', account)
+      .where('cid', '=', cid)
+      .where('loose_since', '<', cutoff)
+      .where('takedown', 'is', null),
   )
   return {
     async get(account, cid) {
@@ -46,15 +55,11 @@ function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | '
         const update = tx.kysely.updateTable('blob').set({ takedown: reference }).where('account', '=', account)
         return (await update.where('cid', '=', cid.bytes).executeTakeFirst()).numUpdatedRows > 0n
       }),
-    removeLoose: (account, cid, cutoff) =>
+    removeLoose: (account, cids, cutoff) =>
       db.transaction(async tx => {
-        const done = await tx.kysely
-          .deleteFrom('blob')
-          .where('account', '=', account)
-          .where('cid', '=', cid.bytes)
-          .where('loose_since', '<', cutoff)
-          .executeTakeFirst()
-        return done.numDeletedRows > 0n
+        const gone: Cid[] = []
+        for (const cid of cids) if ((await tx.run(dropLoose, [account, cid.bytes, cutoff])) > 0) gone.push(cid)
+        return gone
       }),
   }
 }
@@ -107,11 +112,56 @@ function listed(db: Db<PdsSchema>): Pick<BlobStore, 'referenced' | 'missing' | '
         .selectAll('blob')
         .select('account.did')
         .where('loose_since', '<', cutoff)
+        .where('blob.takedown', 'is', null)
         .orderBy('loose_since')
         .limit(limit)
         .execute()
       return rows.map(row => ({ account: row.account, did: row.did as Did, blob: blobOf(row) }))
     },
+  }
+}
+
+function measured(db: Db<PdsSchema>): Pick<BlobStore, 'usage' | 'usageOfAll'> {
+  const { kysely } = db
+  const sums = kysely.selectFrom('blob').select(eb => {
+    const size = eb.fn.coalesce(eb.fn.sum('size'), eb.lit(0))
+    return [
+      eb.fn.countAll().as('blobs'),
+      size.as('bytes'),
+      eb.fn.count('loose_since').as('loose_blobs'),
+      eb.fn.coalesce(eb.fn.sum('size').filterWhere('loose_since', 'is not', null), eb.lit(0)).as('loose_bytes'),
+      eb.fn.count('takedown').as('taken_down'),
+    ]
+  })
+  return {
+    async usage(account) {
+      return usageOf(await sums.where('account', '=', account).executeTakeFirstOrThrow())
+    },
+    async usageOfAll(limit) {
+      const total = usageOf(await sums.executeTakeFirstOrThrow())
+      const largest = sums.select('account as owner').groupBy('account').orderBy('bytes', 'desc').orderBy('account')
+      const rows = await kysely
+        .selectFrom(largest.limit(limit).as('sums'))
+        .innerJoin('account', 'account.id', 'owner')
+        .selectAll()
+        .orderBy('bytes', 'desc')
+        .orderBy('id')
+        .execute()
+      return { total, accounts: rows.map(row => ({ ...usageOf(row), account: accountOf(row) })) }
+    },
+  }
+}
+
+type Sum = number | string | bigint
+
+/** Sums come as text from PostgreSQL. */
+function usageOf(row: { blobs: Sum; bytes: Sum; loose_blobs: Sum; loose_bytes: Sum; taken_down: Sum }): BlobUsage {
+  return {
+    blobs: Number(row.blobs),
+    bytes: Number(row.bytes),
+    looseBlobs: Number(row.loose_blobs),
+    looseBytes: Number(row.loose_bytes),
+    takenDown: Number(row.taken_down),
   }
 }
 

@@ -321,12 +321,14 @@ for (const { name, skip, url } of testDatabases()) {
         (await store.blobs.loose(5_001, 10)).map(found => [found.did, String(found.blob.cid)]),
         [[alice.did, String(y)]],
       )
-      assert.equal(await store.blobs.removeLoose(id, x, 99_999), false)
-      assert.equal(await store.blobs.removeLoose(id, y, 5_000), false)
-      assert.equal(await store.blobs.removeLoose(id, y, 5_001), true)
+      assert.deepEqual(await store.blobs.removeLoose(id, [x, y], 5_000), [])
+      assert.deepEqual(await store.blobs.removeLoose(id, [x, y], 5_001), [y])
       assert.equal(await loose(y), undefined)
       assert.equal(await store.blobs.takedown(id, x, 'ref'), true)
       assert.equal((await store.blobs.get(id, x))!.takedown, 'ref')
+      await alice.write(store, ['a.b.c/4', null])
+      assert.deepEqual(await store.blobs.loose(99_999, 10), [])
+      assert.deepEqual(await store.blobs.removeLoose(id, [x], 99_999), [])
     })
 
     withStore('a blob that an import has referred to is held from its arrival', async store => {

@@ -375,10 +375,23 @@ export interface BlobStore {
   counts(account: AccountId): Promise<{ referenced: number; present: number }>
   /** The moderator's reference, or null for lifting it; returns whether there is such a blob. */
   takedown(account: AccountId, cid: Cid, reference: string | null): Promise<boolean>
-  /** Loose since before `cutoff`. */
+  /** Loose since before `cutoff`, and not taken down: what was must not come again. */
   loose(cutoff: number, limit: number): Promise<{ account: AccountId; did: Did; blob: StoredBlob }[]>
-  /** Removes the row if it is still loose since before `cutoff`; returns whether it did. */
-  removeLoose(account: AccountId, cid: Cid, cutoff: number): Promise<boolean>
+  /** Removes the rows of those that are still loose since before `cutoff` and not taken down; returns which it did. */
+  removeLoose(account: AccountId, cids: readonly Cid[], cutoff: number): Promise<Cid[]>
+  /** What one account's blobs come to. */
+  usage(account: AccountId): Promise<BlobUsage>
+  /** What all come to, and the accounts whose blobs take most. Reads every row. */
+  usageOfAll(limit: number): Promise<{ total: BlobUsage; accounts: (BlobUsage & { account: Account })[] }>
+}
+
+/** Blobs and their bytes; `loose` and `takenDown` are among them. */
+export interface BlobUsage {
+  blobs: number
+  bytes: number
+  looseBlobs: number
+  looseBytes: number
+  takenDown: number
 }
 
 /** Records that moderators have taken down. They are not shown by `com.atproto.repo.*`; what is written there next is not either. */
@@ -391,19 +404,6 @@ export interface TakedownStore {
   paths(account: AccountId): Promise<Set<string>>
 }
 
-export interface Store {
-  accounts: AccountStore
-  sessions: SessionStore
-  tickets: TicketStore
-  repos: RepoStore
-  blobs: BlobStore
-  takedowns: TakedownStore
-  /** What subscribers read. */
-  log: Log
-  /** Throws if the database does not answer. */
-  ping(): Promise<void>
-  close(): Promise<void>
-}
 /** A record as it comes from another server's database. */
 export interface ArrivingRecord extends Omit<Extract<RecordWrite, { action: 'create' | 'update' }>, 'action'> {
   rev: Tid
@@ -435,4 +435,17 @@ export interface ArrivalStore {
   addInvites(codes: InviteCode[]): Promise<void>
 }
 
+export interface Store {
+  accounts: AccountStore
   arrivals: ArrivalStore
+  sessions: SessionStore
+  tickets: TicketStore
+  repos: RepoStore
+  blobs: BlobStore
+  takedowns: TakedownStore
+  /** What subscribers read. */
+  log: Log
+  /** Throws if the database does not answer. */
+  ping(): Promise<void>
+  close(): Promise<void>
+}
