@@ -1,5 +1,6 @@
 /** The Relay's settings. Names are those of indigo's relay and of bigsky where they have the same setting. */
 import { defineSettings, type Settings } from '@millisky/server/config'
+import { operationSettings } from './config-operation.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -197,6 +198,7 @@ export const settings = defineSettings(
       doc: 'Threads that verify; 0 verifies in the main thread. Default: one less than there are cores, at least 1.',
       section: 'Verification',
     },
+    ...operationSettings,
     logLevel: {
       type: 'enum',
       values: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
@@ -211,8 +213,6 @@ export const settings = defineSettings(
     ignored: [
       'RELAY_DATA_DIR',
       'RELAY_HOST',
-      'RELAY_SIBLING_RELAYS',
-      'RELAY_NEXT_CRAWLER',
       'RELAY_NON_ARCHIVAL',
       'RELAY_SPIDERING',
       'RELAY_COMPACT_INTERVAL',

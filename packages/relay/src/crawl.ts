@@ -8,12 +8,14 @@ import { RELAY_MARKER, type Upstreams } from './upstreams.ts'
 
 const DAY_MS = 86_400_000
 const DESCRIBE_TIMEOUT_MS = 5_000
+/** A host that is known and not connected is dialled at most this often because somebody asks for it. */
+const DIAL_AGAIN_MS = 5_000
 /** Checks of unknown hosts under way. */
 const CHECKS_MAX = 50
 
 export interface CrawlParts {
   hosts: Hosts
-  upstreams: Pick<Upstreams, 'connect' | 'disconnect'>
+  upstreams: Pick<Upstreams, 'connect' | 'isConnected'>
   settings: SettingStore
   fetch: FetchBytes
   now: () => number
@@ -67,32 +69,59 @@ export class Crawl {
   /**
    * Takes up a host, or dials a known one again if it is not connected.
    *
+   * @param options - Without `check`, for administrators, a new host is not asked to describe itself.
    * @throws {Refused} `InvalidRequest`, `HostBanned`, `HostNotFound` (it does not answer as a PDS does), 403 `Forbidden`,
    *   429 `RateLimitExceeded`
    */
-  async request(text: string, { byAdmin }: { byAdmin: boolean }): Promise<Host> {
+  async request(text: string, { byAdmin, check = true }: { byAdmin: boolean; check?: boolean }): Promise<Host> {
     const { hosts, upstreams, insecure } = this.#parts
     const name = parseHostname(text, { insecure })
     if (!byAdmin && !this.#isEnabled) throw new Refused('Forbidden', 'This relay takes no new hosts by request', 403)
     hosts.assertNotBanned(name.hostname)
     const known = hosts.byName(name.hostname)
     if (known) {
-      upstreams.connect(known)
+      if (byAdmin || this.#mayDial(known)) upstreams.connect(known)
       return known
     }
     const running = this.#checking.get(name.hostname)
     if (running) return running
     if (this.#checking.size >= CHECKS_MAX)
       throw new Unavailable('NotEnoughResources', 'Too many hosts are being checked')
-    const checking = this.#admit(name, byAdmin).finally(() => this.#checking.delete(name.hostname))
+    const checking = this.#admit(name, { byAdmin, check }).finally(() => this.#checking.delete(name.hostname))
     this.#checking.set(name.hostname, checking)
     return checking
   }
 
-  async #admit(name: HostName, byAdmin: boolean): Promise<Host> {
+  /** Takes up the hosts that the operator begins with. Resolves when all were tried. */
+  async seed(names: readonly string[], failed: (hostname: string, problem: string) => void): Promise<void> {
+    const isKnown = (hostname: string) => {
+      try {
+        return this.#parts.hosts.byName(parseHostname(hostname, this.#parts).hostname) !== null
+      } catch {
+        // It fails again below, and is told.
+        return false
+      }
+    }
+    for (const hostname of names) {
+      if (isKnown(hostname)) continue
+      await this.request(hostname, { byAdmin: true }).catch(error => failed(hostname, (error as Error).message))
+    }
+  }
+
+  /** Anybody may ask, so a host that waits to be tried again is not dialled at every request. */
+  #mayDial(host: Host): boolean {
+    const now = this.#parts.now()
+    if (this.#parts.upstreams.isConnected(host) || now - host.askedForAt < DIAL_AGAIN_MS) return false
+    host.askedForAt = now
+    return true
+  }
+
+  async #admit(name: HostName, { byAdmin, check }: { byAdmin: boolean; check: boolean }): Promise<Host> {
     const { hosts, upstreams } = this.#parts
     if (!byAdmin) await this.#assertRoomToday()
-    await assertPds(this.#parts.fetch, name)
+    if (check) await assertPds(this.#parts.fetch, name)
+    // It may have been banned in the meantime.
+    hosts.assertNotBanned(name.hostname)
     const host = await hosts.create(name, { byAdmin })
     upstreams.connect(host)
     return host

@@ -59,6 +59,8 @@ export class Host {
   lagMs: number | null = null
   lastEventAt = 0
   connectedAt: number | null = null
+  /** When somebody last asked for it to be dialled. */
+  askedForAt = 0
   /** How the last connection ended. */
   lastEnd: string | null = null
   /** `cursor`, `streak` or `accounts` are not saved yet. */
@@ -255,8 +257,22 @@ export class Hosts {
 
   /** @throws {Refused} when it is trusted already */
   async addTrustedDomain(domain: string): Promise<void> {
-    if (this.#trusted.has(domain)) throw new Refused('InvalidRequest', 'domain is already trusted')
+    if (this.#trusted.has(domain)) throw new Refused('AlreadyTrusted', 'domain is already trusted')
     this.#trusted.add(domain)
+    await this.#saveTrusted()
+  }
+
+  /** @throws {Refused} when it is not trusted, or so by the settings */
+  async removeTrustedDomain(domain: string): Promise<void> {
+    if (!this.#trusted.has(domain)) throw new Refused('NotTrusted', 'domain is not trusted')
+    if (this.#parts.trustedDomains.includes(domain)) {
+      throw new Refused('InvalidRequest', 'domain is trusted by the settings that the relay was started with')
+    }
+    this.#trusted.delete(domain)
+    await this.#saveTrusted()
+  }
+
+  async #saveTrusted(): Promise<void> {
     for (const host of this.#byId.values()) host.isTrusted = this.isTrusted(host.hostname)
     const added = [...this.#trusted].filter(known => !this.#parts.trustedDomains.includes(known))
     await this.#parts.settings.set(TRUSTED, JSON.stringify(added))
@@ -313,7 +329,7 @@ export class Hosts {
   /** Bans a domain and what is below it; gives the hosts that this concerns. @throws {Refused} when it is banned already */
   async banDomain(domain: string): Promise<Host[]> {
     if (!(await this.#parts.bans.add(domain, this.#parts.now()))) {
-      throw new Refused('InvalidRequest', 'domain is already banned')
+      throw new Refused('AlreadyBanned', 'domain is already banned')
     }
     this.#bannedDomains.add(domain)
     return this.list().filter(host => [...domainsOf(host.hostname)].includes(domain))
@@ -321,7 +337,7 @@ export class Hosts {
 
   /** @throws {Refused} when it is not banned */
   async unbanDomain(domain: string): Promise<void> {
-    if (!(await this.#parts.bans.remove(domain))) throw new Refused('InvalidRequest', 'domain is not banned')
+    if (!(await this.#parts.bans.remove(domain))) throw new Refused('NotBanned', 'domain is not banned')
     this.#bannedDomains.delete(domain)
   }
 

@@ -12,14 +12,18 @@ import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe
 import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
+import { Administration } from './administration.ts'
 import { addAdminApi } from './api/admin.ts'
-import { loadConsumerLimits } from './api/admin-consumers.ts'
+import { ADMIN_METHODS, addAudit } from './api/admin-audit.ts'
+import { adminGuard } from './api/admin-auth.ts'
+import { addAdminMethods } from './api/admin-methods.ts'
 import { addHostApi } from './api/hosts.ts'
 import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
 import { HostCheck } from './check.ts'
 import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
+import { originsOf } from './config-operation.ts'
 import { Crawl } from './crawl.ts'
 import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
@@ -27,9 +31,10 @@ import { type Host, Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
 import { KnownIdentities } from './known-identities.ts'
 import { Lookup } from './lookups.ts'
-import { observeAppends, observeDelays, observeEnds, observeIngest, observeRelay } from './metrics.ts'
+import { observeAppends, observeDelays, observeEnds, observeIngest, observeRelay, observeSiblings } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
+import { Siblings } from './siblings.ts'
 import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
 import { createSqlStore } from './store/sql.ts'
@@ -88,7 +93,7 @@ interface Ground {
 /** Opens database and log and folds what a crash has left; {@link Relay.listen} then begins to serve and to follow hosts. */
 export async function createRelay(settings: RelaySettings, parts: RelayParts = {}): Promise<Relay> {
   const ground = await openGround(settings, parts)
-  const { store, events, log, now } = ground
+  const { store, events, log } = ground
   const running = compose(ground)
   const { hosts, crawl } = running
   await hosts.load()
@@ -96,25 +101,19 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await running.floods.load()
   // The log tells of accounts but not of whom they are counted for.
   if (ground.folded > 0) hosts.setCounts(await store.accounts.countByHost())
-  const subscription = new Subscription({
-    log: events,
-    now,
-    metrics: ground.metrics,
-    addressOf: clientAddress(settings.trustProxy),
-    settings: {
-      coalesceMs: settings.coalesceMs,
-      consumersMax: settings.consumersMax,
-      consumersPerAddressMax: settings.consumersPerAddressMax,
-      ...parts.subscribe,
-    },
-    observer: {
-      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
-      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
-      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
-    },
+  const subscription = createSubscription(ground, parts)
+  const moderation = new Moderation({ ...running, store, log: events })
+  const siblings = createSiblings(ground)
+  const administration = new Administration({
+    ...running,
+    moderation,
+    subscription,
+    siblings,
+    settings: store.settings,
+    insecure: settings.allowInsecureHosts,
   })
-  await loadConsumerLimits(store.settings, subscription)
-  const http = serve(ground, running, subscription)
+  await administration.load()
+  const http = serve(ground, { ...running, moderation, subscription, siblings, administration })
   const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
   const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => void prune(ground), PRUNE_MS)]
   for (const timer of timers) timer.unref()
@@ -126,6 +125,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await Promise.race([running.ingest.idle(), sleep(DRAIN_MS, undefined, { ref: false })])
     await running.appender.idle()
     for (const timer of timers) clearInterval(timer)
+    await siblings.close()
     running.throttle.close()
     running.floods.close()
     await running.fold.save()
@@ -147,6 +147,10 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       url = await listen(http, addressOf(settings.bind))
       log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
       running.upstreams.start().catch(ground.onFatal)
+      await siblings.start()
+      void crawl.seed(settings.seedHosts, (host, problem) =>
+        log.warn({ host, problem }, 'a seed host was not taken up'),
+      )
     },
     prune: () => prune(ground),
     close() {
@@ -154,6 +158,26 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       return closing
     },
   }
+}
+
+function createSubscription({ settings, events, log, now, metrics }: Ground, parts: RelayParts): Subscription {
+  return new Subscription({
+    log: events,
+    now,
+    metrics,
+    addressOf: clientAddress(settings.trustProxy),
+    settings: {
+      coalesceMs: settings.coalesceMs,
+      consumersMax: settings.consumersMax,
+      consumersPerAddressMax: settings.consumersPerAddressMax,
+      ...parts.subscribe,
+    },
+    observer: {
+      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
+      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
+      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
+    },
+  })
 }
 
 async function openGround(settings: RelaySettings, parts: RelayParts): Promise<Ground> {
@@ -305,35 +329,52 @@ function compose(ground: Ground) {
   return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, check, throttle, floods }
 }
 
-function serve(ground: Ground, running: ReturnType<typeof compose>, subscription: Subscription) {
-  const { settings, log, metrics, store, events, version, userAgent } = ground
-  const { hosts, accounts, upstreams, crawl, ingest, verifiers, floods } = running
+/** What the operator's other relays are told. They are named by the operator, so they may be anywhere. */
+function createSiblings({ settings, store, plcFetcher, metrics, log, now, onError }: Ground): Siblings {
+  const siblings = new Siblings({
+    relays: originsOf('relay', settings.siblings),
+    crawlers: originsOf('relay', settings.nextCrawlers),
+    store: store.outbox,
+    fetch: plcFetcher.fetch,
+    password: settings.siblingPassword ?? settings.adminPasswords?.[0],
+    now,
+    observe: (delivery, { sibling, path, attempts }, detail) => {
+      count(delivery)
+      const level = delivery === 'delivered' ? 'debug' : 'warn'
+      log[level]({ sibling, path: path.split('?')[0], attempts, detail }, `request to a sibling: ${delivery}`)
+    },
+    onError,
+  })
+  const count = observeSiblings(metrics, siblings)
+  return siblings
+}
+
+interface Serving extends ReturnType<typeof compose> {
+  moderation: Moderation
+  subscription: Subscription
+  siblings: Siblings
+  administration: Administration
+}
+
+function serve(ground: Ground, serving: Serving) {
+  const { settings, log, metrics, store, events, version, userAgent, now } = ground
+  const { hosts, accounts, upstreams, ingest, verifiers, floods, subscription } = serving
   const insecure = settings.allowInsecureHosts
   const http = createHttp({
     log,
     metrics,
     product: userAgent,
     trustProxy: settings.trustProxy,
-    cors: path => !path.startsWith('/admin') && path !== '/metrics',
+    cors: path => !path.startsWith('/admin') && !path.startsWith(ADMIN_METHODS) && path !== '/metrics',
   })
+  addAudit(http, { audit: store.audit, now })
   const xrpc = new Xrpc(http, { log, checkReplies: insecure })
-  const moderation = new Moderation({ hosts, upstreams, accounts, ingest, store, log: events })
-  addSyncApi(http, xrpc, { hosts, accounts, crawl, store, save: () => running.fold.save(), insecure, version })
+  addSyncApi(http, xrpc, { ...serving, store, save: () => serving.fold.save(), insecure, version })
   const isConnected = (host: Host) => upstreams.isConnected(host)
-  addHostApi(http, xrpc, { hosts, check: running.check, isConnected, insecure, now: ground.now })
-  const passwords = settings.adminPasswords ?? []
-  addAdminApi(http, {
-    hosts,
-    upstreams,
-    crawl,
-    moderation,
-    subscription,
-    metrics,
-    passwords,
-    insecure,
-    store,
-    now: ground.now,
-  })
+  addHostApi(http, xrpc, { hosts, check: serving.check, isConnected, insecure, now })
+  const admin = { ...serving, metrics, store, isConnected, guard: adminGuard(settings.adminPasswords ?? []) }
+  addAdminMethods(xrpc, admin)
+  addAdminApi(http, admin)
   subscription.attach(http.server, SUBSCRIBE_PATH)
   observeRelay(metrics, {
     hosts,
@@ -341,7 +382,7 @@ function serve(ground: Ground, running: ReturnType<typeof compose>, subscription
     verifiers,
     log: events,
     isConnected,
-    now: ground.now,
+    now,
     accountsInMemory: () => accounts.size,
     accountsThrottled: () => floods.size,
   })
@@ -355,9 +396,10 @@ function serveMetrics({ log, metrics, userAgent }: Ground) {
   return http
 }
 
-async function prune({ events, settings, now, onError }: Ground): Promise<void> {
+async function prune({ events, settings, store, now, onError }: Ground): Promise<void> {
   const bytes = settings.replayBytes ?? Number.POSITIVE_INFINITY
   await events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
+  await store.audit.prune(now() - settings.auditKeepMs, settings.auditEntriesMax).catch(onError)
 }
 
 async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): Promise<boolean | null> {

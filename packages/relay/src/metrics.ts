@@ -6,6 +6,7 @@ import type { Host, Hosts } from './hosts.ts'
 import type { Ingest, IngestParts } from './ingest.ts'
 import { DELAYS, type Delay } from './quotas.ts'
 import { REJECT_REASONS } from './rejects.ts'
+import { DELIVERIES, type Delivery, type Siblings } from './siblings.ts'
 import { HOST_STATUSES } from './store/store.ts'
 import type { Verifiers } from './verifiers.ts'
 
@@ -88,6 +89,20 @@ export function observeDelays(metrics: Metrics): (host: unknown, delay: Delay) =
     why: DELAYS,
   })
   return (_host, why) => delayed.inc({ why })
+}
+
+/** Counts what siblings are told. Their names come from the settings, so there are few. */
+export function observeSiblings(metrics: Metrics, siblings: Siblings): (delivery: Delivery) => void {
+  const requests = metrics.counter('relay_sibling_requests_total', 'Requests to sibling relays, by how they ended.', {
+    end: DELIVERIES,
+  })
+  metrics.gauge('relay_sibling_outbox', 'Requests that wait for a sibling relay.', {
+    labels: { sibling: siblings.origins },
+    collect: gauge => {
+      for (const sibling of siblings.origins) gauge.set({ sibling }, siblings.waiting.get(sibling) ?? 0)
+    },
+  })
+  return end => requests.inc({ end })
 }
 
 export interface Observed {

@@ -33,23 +33,38 @@ export class Moderation {
 
   /**
    * Takes an account down here: consumers are told, its events stop and are no longer replayed.
+   *
+   * @param options - `unknown` takes it down also if it was never heard of; nobody is told then.
+   * @returns false when it was taken down already
    * @throws {Refused} 404 when it is not known
    */
-  async takeDown(did: Did): Promise<void> {
-    const account = await this.#known(did)
-    if (account.state.local === TAKENDOWN) return
+  async takeDown(did: Did, options: { unknown?: boolean } = {}): Promise<boolean> {
+    const account = options.unknown ? await this.#parts.accounts.find(did) : await this.#known(did)
+    if (account.state.local === TAKENDOWN) return false
     await this.#parts.store.accounts.setLocal(did, TAKENDOWN)
     this.#parts.log.mask(account.number)
-    await this.#parts.ingest.announce(account, TAKENDOWN)
+    if (account.isKnown) await this.#parts.ingest.announce(account, TAKENDOWN)
+    else {
+      account.state = { ...account.state, local: TAKENDOWN }
+      const nothing = { host: null, rev: null, data: null, commit: null, active: true, status: null }
+      account.durable = { did, ...nothing, local: TAKENDOWN }
+    }
+    return true
   }
 
-  /** Takes a takedown back; consumers are told what the account's host says of it. @throws {Refused} 404 */
-  async reverseTakedown(did: Did): Promise<void> {
+  /**
+   * Takes a takedown back; consumers are told what the account's host says of it.
+   *
+   * @returns false when it was not taken down
+   * @throws {Refused} 404
+   */
+  async reverseTakedown(did: Did): Promise<boolean> {
     const account = await this.#known(did)
-    if (account.state.local !== TAKENDOWN) return
+    if (account.state.local !== TAKENDOWN) return false
     await this.#parts.store.accounts.setLocal(did, null)
     this.#parts.log.unmask(account.number)
     await this.#parts.ingest.announce(account, null)
+    return true
   }
 
   /** DIDs that are taken down, in order, and where to go on. */

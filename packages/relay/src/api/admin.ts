@@ -1,79 +1,50 @@
 /**
- * The admin routes that scripts for bigsky and indigo's relay call, with both shapes of their parameters.
+ * The admin routes that scripts for bigsky and indigo's relay call, with both shapes of their parameters. What they change
+ * is changed by the same actions as by the methods of admin-methods.ts.
  *
  * Source: relay.md, "Admin HTTP API".
  */
-import { timingSafeEqual } from 'node:crypto'
-import { utf8 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
-import { sha256 } from '@millisky/core/hash'
 import type { Subscription } from '@millisky/server/subscribe'
 import type { Metrics } from '@millisky/server/trace'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Crawl } from '../crawl.ts'
-import { parseDomain, parseHostname } from '../hostname.ts'
-import type { Host, Hosts, SetLimits } from '../hosts.ts'
+import type { Administration, Asked, HostChange } from '../administration.ts'
+import type { Host, Hosts } from '../hosts.ts'
 import type { Moderation } from '../moderation.ts'
 import type { HostLimits } from '../quotas.ts'
 import { textOf } from '../rejects.ts'
 import type { RelayStore } from '../store/store.ts'
 import type { Upstreams } from '../upstreams.ts'
 import { addArchiveRoutes } from './admin-archive.ts'
-import { addAudit, addConsumerRoutes } from './admin-consumers.ts'
+import { askedBy } from './admin-auth.ts'
+import { addAuditRoute, addConsumerRoutes } from './admin-consumers.ts'
 import { didOf, given, integer, optional } from './admin-params.ts'
 
 const SUCCESS = { success: 'true' }
 const TAKEDOWNS_PAGE = 500
 
 export interface AdminApiParts {
+  administration: Administration
   hosts: Hosts
-  upstreams: Upstreams
-  crawl: Crawl
-  moderation: Moderation
+  upstreams: Pick<Upstreams, 'isConnected'>
+  moderation: Pick<Moderation, 'takedowns'>
   subscription: Subscription
   metrics: Metrics
-  store: Pick<RelayStore, 'settings' | 'audit'>
-  now: () => number
-  /** Any of these opens it; without one it stays shut. */
-  passwords: readonly string[]
-  insecure: boolean
-}
-
-/** Tells whether a request carries one of the passwords, as Bearer or as Basic of the user `admin`. */
-export function adminCheck(passwords: readonly string[]): (request: FastifyRequest) => boolean {
-  // Hashes are of equal length, and comparing all of them takes as long whichever fits.
-  const digests = passwords.map(password => sha256(utf8(password)))
-  return request => {
-    const [scheme = '', value = ''] = (request.headers.authorization ?? '').split(' ', 2)
-    let given = ''
-    if (/^bearer$/i.test(scheme)) given = value
-    else if (/^basic$/i.test(scheme)) {
-      const [, user, password] = /^([^:]*):([\s\S]*)$/.exec(Buffer.from(value, 'base64').toString()) ?? []
-      if (user !== 'admin' || password === undefined) return false
-      given = password
-    } else return false
-    const digest = sha256(Buffer.from(given))
-    return digests.filter(known => timingSafeEqual(known, digest)).length > 0
-  }
+  store: Pick<RelayStore, 'audit'>
+  guard: (request: FastifyRequest) => Asked
 }
 
 export function addAdminApi(http: FastifyInstance, parts: AdminApiParts): void {
-  const isAdmin = adminCheck(parts.passwords)
-  const guard = async (request: FastifyRequest) => {
-    if (parts.passwords.length === 0) throw new Refused('Forbidden', 'No admin password is set', 403)
-    if (isAdmin(request)) return
-    const headers = { 'www-authenticate': 'Basic realm="admin", charset="UTF-8"' }
-    throw new Refused('AuthenticationRequired', 'Invalid admin credentials', 401, headers)
-  }
   http.register(async admin => {
-    admin.addHook('onRequest', guard)
+    admin.addHook('onRequest', async request => void parts.guard(request))
     addSubscriptionRoutes(admin, parts)
     addDomainRoutes(admin, parts)
     addHostRoutes(admin, parts)
+    addBanRoutes(admin, parts)
     addRepoRoutes(admin, parts)
-    addConsumerRoutes(admin, { subscription: parts.subscription, settings: parts.store.settings })
+    addConsumerRoutes(admin, parts)
     addArchiveRoutes(admin)
-    addAudit(admin, { audit: parts.store.audit, now: parts.now })
+    addAuditRoute(admin, parts.store.audit)
     admin.get('/metrics', async (_request, reply) =>
       reply.type(parts.metrics.contentType).send(await parts.metrics.text()),
     )
@@ -81,103 +52,111 @@ export function addAdminApi(http: FastifyInstance, parts: AdminApiParts): void {
 }
 
 /** Fields of changeLimits as bigsky named them. 0 gives a rate back to what the host has come to. */
-function limitsGiven(request: FastifyRequest): SetLimits {
-  const limits: SetLimits = {}
+function changeGiven(request: FastifyRequest): HostChange {
+  const change: HostChange = {}
   const accounts = optional(request, 'repo_limit')
-  if (accounts !== null) limits.accountLimit = integer(accounts)
+  if (accounts !== null) change.accounts = accounts === 'auto' ? null : integer(accounts)
   for (const [field, name] of [
     ['per_second', 'perSecond'],
     ['per_hour', 'perHour'],
     ['per_day', 'perDay'],
   ] as const) {
     const rate = optional(request, field)
-    if (rate !== null) limits[name] = integer(rate) || null
+    if (rate !== null) change[name] = integer(rate) || null
   }
-  return limits
-}
-
-/** `example.com` for the host itself, `*.example.com` for those below it. */
-function trustedDomainOf(text: string): string {
-  const domain = parseDomain(text)
-  return text.trim().startsWith('*.') ? `*.${domain}` : domain
-}
-
-function hostOf(request: FastifyRequest, { hosts, insecure }: AdminApiParts): Host {
-  const { hostname } = parseHostname(given(request, 'host', 'hostname'), { insecure })
-  const host = hosts.byName(hostname)
-  if (!host) throw new Refused('HostNotFound', 'host not found', 404)
-  return host
+  const policy = optional(request, 'policy')
+  if (policy === null) return change
+  if (policy !== 'strict' && policy !== 'observe' && policy !== 'auto') {
+    throw new Refused('InvalidRequest', 'policy is strict, observe or auto')
+  }
+  return { ...change, policy }
 }
 
 // Routes
 
-function addSubscriptionRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
-  const { hosts, upstreams, crawl, moderation } = parts
+function addSubscriptionRoutes(admin: FastifyInstance, { administration, hosts, upstreams }: AdminApiParts): void {
+  const hostOf = (request: FastifyRequest) => administration.host(given(request, 'host', 'hostname'))
   admin.get('/admin/subs/getUpstreamConns', () =>
     hosts.list().flatMap(host => (upstreams.isConnected(host) ? [host.hostname] : [])),
   )
-  admin.get('/admin/subs/perDayLimit', () => ({ limit: crawl.perDay }))
+  admin.get('/admin/subs/perDayLimit', () => ({ limit: administration.settings.newHostsPerDay }))
   admin.post('/admin/subs/setPerDayLimit', async request => {
-    await crawl.setPerDay(integer(given(request, 'limit')))
+    await administration.updateSettings({ newHostsPerDay: integer(given(request, 'limit')) })
     return SUCCESS
   })
-  admin.get('/admin/subs/getEnabled', () => ({ enabled: crawl.isEnabled }))
+  admin.get('/admin/subs/getEnabled', () => ({ enabled: administration.settings.requestCrawlEnabled }))
   admin.post('/admin/subs/setEnabled', async request => {
-    await crawl.setEnabled(given(request, 'enabled') === 'true')
+    await administration.updateSettings({ requestCrawlEnabled: given(request, 'enabled') === 'true' })
     return SUCCESS
   })
   admin.post('/admin/subs/killUpstream', async request => {
-    const host = hostOf(request, parts)
-    const isConnected = upstreams.isConnected(host)
+    const host = hostOf(request)
     if (optional(request, 'block') === 'true') {
-      await moderation.block(host, 'blocked by an administrator')
-      return SUCCESS
-    }
-    if (!isConnected) throw new Refused('InvalidRequest', 'no active connection to given host')
-    await moderation.disconnect(host)
+      await administration.blockHost(host, optional(request, 'reason') ?? undefined, askedBy(request))
+    } else await administration.disconnectHost(host, askedBy(request))
     return SUCCESS
   })
 }
 
-function addDomainRoutes(admin: FastifyInstance, { hosts, moderation }: AdminApiParts): void {
-  const domainOf = (request: FastifyRequest) => parseDomain(given(request, 'Domain', 'domain'))
+function addDomainRoutes(admin: FastifyInstance, { administration, hosts }: AdminApiParts): void {
+  const domainOf = (request: FastifyRequest) => given(request, 'Domain', 'domain')
   admin.get('/admin/subs/listDomainBans', () => ({ banned_domains: hosts.bannedDomains() }))
   admin.post('/admin/subs/banDomain', async request => {
-    await moderation.banDomain(domainOf(request))
+    await administration.banDomain(domainOf(request), askedBy(request))
     return SUCCESS
   })
   admin.post('/admin/subs/unbanDomain', async request => {
-    await moderation.unbanDomain(domainOf(request))
+    await administration.unbanDomain(domainOf(request), askedBy(request))
     return SUCCESS
   })
+  admin.post('/admin/pds/addTrustedDomain', async request => {
+    await administration.trustDomain(domainOf(request))
+    return { success: true }
+  })
+  admin.get('/admin/pds/listTrustedDomains', () => ({ trusted_domains: hosts.trustedDomains() }))
 }
 
-function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
-  const { hosts, upstreams, crawl, moderation } = parts
+function addHostRoutes(admin: FastifyInstance, { administration, hosts, upstreams }: AdminApiParts): void {
+  const hostOf = (request: FastifyRequest) => administration.host(given(request, 'host', 'hostname'))
   admin.post('/admin/pds/requestCrawl', async request => {
-    await crawl.request(given(request, 'hostname', 'host'), { byAdmin: true })
+    await administration.addHost(given(request, 'hostname', 'host'), askedBy(request))
     return SUCCESS
   })
   admin.get('/admin/pds/list', request =>
     listed(request, hosts).map(host => listedHost(host, upstreams.isConnected(host), hosts.limits(host))),
   )
-  admin.get('/admin/pds/report', request =>
-    report(hostOf(request, parts), upstreams.isConnected(hostOf(request, parts))),
-  )
-  admin.post('/admin/pds/block', async request => {
-    await moderation.block(hostOf(request, parts), 'blocked by an administrator')
+  admin.get('/admin/pds/report', request => {
+    const host = hostOf(request)
+    return report(host, upstreams.isConnected(host))
+  })
+  admin.post('/admin/pds/changeLimits', async request => {
+    await administration.updateHost(hostOf(request), changeGiven(request), askedBy(request))
     return SUCCESS
   })
-  admin.post('/admin/pds/ban', async request => {
-    const host = hostOf(request, parts)
-    await moderation.block(host, 'blocked by an administrator')
-    return { host: host.hostname, banned: true }
+}
+
+/** As bigsky and indigo's relay name it, and as rsky does. */
+function addBanRoutes(admin: FastifyInstance, { administration, hosts }: AdminApiParts): void {
+  const block = async (request: FastifyRequest): Promise<Host> => {
+    const host = administration.host(given(request, 'host', 'hostname'))
+    await administration.blockHost(host, optional(request, 'reason') ?? undefined, askedBy(request))
+    return host
+  }
+  const unblock = async (request: FastifyRequest): Promise<Host> => {
+    const host = administration.host(given(request, 'host', 'hostname'))
+    await administration.unblockHost(host, askedBy(request))
+    return host
+  }
+  admin.post('/admin/pds/block', async request => {
+    await block(request)
+    return SUCCESS
   })
-  admin.post('/admin/pds/unban', async request => {
-    const host = hostOf(request, parts)
-    await moderation.unblock(host)
-    return { host: host.hostname, banned: false }
+  admin.post('/admin/pds/unblock', async request => {
+    await unblock(request)
+    return SUCCESS
   })
+  admin.post('/admin/pds/ban', async request => ({ host: (await block(request)).hostname, banned: true }))
+  admin.post('/admin/pds/unban', async request => ({ host: (await unblock(request)).hostname, banned: false }))
   admin.get('/admin/pds/listBans', () => {
     const banned = hosts.list().filter(({ record }) => record.status === 'banned')
     const shown = ({ hostname, record }: Host) => ({
@@ -187,36 +166,15 @@ function addHostRoutes(admin: FastifyInstance, parts: AdminApiParts): void {
     })
     return { banned_hosts: banned.map(shown) }
   })
-  admin.post('/admin/pds/addTrustedDomain', async request => {
-    await hosts.addTrustedDomain(trustedDomainOf(given(request, 'domain')))
-    return { success: true }
-  })
-  admin.get('/admin/pds/listTrustedDomains', () => ({ trusted_domains: hosts.trustedDomains() }))
-  admin.post('/admin/pds/unblock', async request => {
-    await moderation.unblock(hostOf(request, parts))
-    return SUCCESS
-  })
-  admin.post('/admin/pds/changeLimits', async request => {
-    const host = hostOf(request, parts)
-    await hosts.setLimits(host, limitsGiven(request))
-    const policy = optional(request, 'policy')
-    if (policy !== null) {
-      if (policy !== 'strict' && policy !== 'observe' && policy !== 'auto') {
-        throw new Refused('InvalidRequest', 'policy is strict, observe or auto')
-      }
-      await hosts.setPolicy(host, policy === 'auto' ? host.record.policy : policy, policy !== 'auto')
-    }
-    return SUCCESS
-  })
 }
 
-function addRepoRoutes(admin: FastifyInstance, { moderation }: AdminApiParts): void {
+function addRepoRoutes(admin: FastifyInstance, { administration, moderation }: AdminApiParts): void {
   admin.post('/admin/repo/takeDown', async request => {
-    await moderation.takeDown(didOf(request))
+    await administration.takeDown(didOf(request), askedBy(request))
     return SUCCESS
   })
   admin.post('/admin/repo/reverseTakedown', async request => {
-    await moderation.reverseTakedown(didOf(request))
+    await administration.restore(didOf(request), askedBy(request))
     return SUCCESS
   })
   admin.get('/admin/repo/takedowns', async request => {
@@ -259,7 +217,10 @@ function listedHost({ record, window, eventsSeen }: Host, isConnected: boolean, 
     PerSecondEventRate: { Max: limits.perSecond, Window: 1 },
     PerHourEventRate: { Max: limits.perHour, Window: 3_600 },
     PerDayEventRate: { Max: limits.perDay, Window: 86_400 },
+    CrawlRate: { Max: 0, Window: 1 },
     UserCount: record.accounts,
+    AccountLimitAlertsSilenced: true,
+    AccountLimitAlertState: '',
     Status: record.status,
     StatusReason: record.reason,
     Policy: record.policy,

@@ -17,6 +17,7 @@ import type { Crawl } from '../crawl.ts'
 import { parseHostname } from '../hostname.ts'
 import type { Host, Hosts } from '../hosts.ts'
 import type { Incoming } from '../ingest.ts'
+import { isFromRelay, type Siblings } from '../siblings.ts'
 import { assertServed, statusOf } from '../status.ts'
 import type { RelayStore, StoredAccount } from '../store/store.ts'
 
@@ -27,6 +28,7 @@ export interface SyncApiParts {
   hosts: Hosts
   accounts: Accounts<Incoming>
   crawl: Crawl
+  siblings: Pick<Siblings, 'tellCrawl'>
   store: RelayStore
   /** Saves what is known in memory alone so far. */
   save: () => Promise<void>
@@ -43,9 +45,10 @@ export function addSyncApi(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiPart
   addPages(http, parts)
 }
 
-function addHostMethods(xrpc: Xrpc, { hosts, crawl, insecure }: SyncApiParts): void {
-  xrpc.procedure(requestCrawl, async ({ input }) => {
-    await crawl.request(input.hostname, { byAdmin: false })
+function addHostMethods(xrpc: Xrpc, { hosts, crawl, siblings, insecure }: SyncApiParts): void {
+  xrpc.procedure(requestCrawl, async ({ input, request }) => {
+    const { hostname } = await crawl.request(input.hostname, { byAdmin: false })
+    if (!isFromRelay(request.headers)) await siblings.tellCrawl(hostname)
   })
   xrpc.query(listHosts, ({ params }) => {
     const after = cursorOf(params.cursor)
