@@ -78,6 +78,11 @@ async function adminCommands(): Promise<Command[]> {
 }
 
 export async function main(argv: string[]): Promise<void> {
+  const pds = daemonCommand('pds', 'a Personal Data Server').exitOverride().passThroughOptions()
+  // A word that is no flag: the daemon has none of its own.
+  if (argv[2] === 'pds' && argv[3] === 'import') {
+    pds.addCommand(exitOverridden((await import('./pds-import.ts')).pdsImportCommand()))
+  }
   const program = new Command('millisky')
     .description('AT Protocol Personal Data Server and Relay')
     .version(version)
@@ -85,7 +90,7 @@ export async function main(argv: string[]): Promise<void> {
     .exitOverride()
     .addCommand(devCommand().exitOverride())
     .addCommand(daemonCommand('plc', 'a did:plc directory').exitOverride().passThroughOptions())
-    .addCommand(daemonCommand('pds', 'a Personal Data Server').exitOverride().passThroughOptions())
+    .addCommand(pds)
     .addCommand(daemonCommand('relay', 'a Relay').exitOverride().passThroughOptions())
   for (const command of await adminCommands()) program.addCommand(exitOverridden(command))
   if (argv.length <= 2) {

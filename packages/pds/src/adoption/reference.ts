@@ -107,7 +107,9 @@ function remarksOn(env: Env, accounts: ForeignSqlite): string[] {
     )
   }
   if (env.PDS_BLOBSTORE_S3_BUCKET) {
-    remarks.push('blobs lie in S3: fetch the bucket into a folder <did>/<cid> and name that with --blobs')
+    remarks.push(
+      'blobs lie in S3: with the same PDS_BLOBSTORE_S3_* settings they are verified where they lie; others are to be fetched into a folder <did>/<cid> first, named with --blobs',
+    )
   }
   const tables = accounts.tables()
   const { n } = tables.has('token') ? accounts.get<{ n: number }>('select count(*) as n from token')! : { n: 0 }
