@@ -68,6 +68,8 @@ test('an account is made, seen, changed, taken down, served again and deleted', 
   const [changed] = await json<{ email: string; handle: string }>('account', 'info', did)
   assert.deepEqual([changed?.handle, changed?.email], ['walt.test', 'walt@example.com'])
 
+  const [storage] = await json<{ total: { blobs: number }; accounts: { did: string }[] }>('account', 'storage', did)
+  assert.deepEqual([storage!.total.blobs, storage!.accounts[0]!.did], [0, did])
   await json('account', 'takedown', did)
   assert.deepEqual(await status(did), { did, active: false, status: 'takendown' })
   await json('account', 'untakedown', did)

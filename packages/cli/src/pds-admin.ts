@@ -135,6 +135,42 @@ function addLooking(account: Command): void {
   )
 }
 
+interface BlobUsage {
+  blobs: number
+  bytes: number
+  looseBlobs: number
+  looseBytes: number
+  takenDown: number
+}
+
+interface StorageReport {
+  total: BlobUsage
+  collectable: { blobs: number; bytes: number; uploads: number }
+  accountBytesMax?: number
+  accounts: { did: string; handle: string; usage: BlobUsage; missingBlobs?: number }[]
+}
+
+function addStorage(account: Command): void {
+  adminCommand(account, 'storage [account]', 'what blobs take: of one account, or in all and of those that have most')
+    .option('--limit <n>', 'how many accounts', count, 20)
+    .action(async (name: string | undefined, options: PdsOptions & { limit: number }) => {
+      const client = clientOf(options)
+      const which = name === undefined ? { limit: options.limit } : { did: await didOf(client, name) }
+      const report = await client.query<StorageReport>('net.millisky.pds.getStorageReport', which)
+      if (options.json) return print(options, { ...report })
+      const rows = report.accounts.map(({ did, handle, usage, missingBlobs }) => {
+        return { account: handle === 'handle.invalid' ? did : handle, ...usage, missing: missingBlobs ?? '' }
+      })
+      if (name === undefined) rows.push({ account: '(all)', ...report.total, missing: '' })
+      printRows(options, rows)
+      const { blobs, bytes, uploads } = report.collectable
+      const limit = report.accountBytesMax === undefined ? 'no limit' : `at most ${report.accountBytesMax} bytes`
+      process.stdout.write(
+        `\nEach account: ${limit}. To be collected: ${blobs} blobs, ${bytes} bytes, ${uploads} uploads.\n`,
+      )
+    })
+}
+
 function addMaking(account: Command): void {
   adminCommand(account, 'create <handle> <email>', 'make an account; without --password one is made up and printed')
     .option('--password <password>', 'its password')
@@ -222,6 +258,7 @@ function addEnding(account: Command): void {
 export function accountCommand(): Command {
   const account = new Command('account').description('accounts of a PDS: list, info, create, takedown …')
   addLooking(account)
+  addStorage(account)
   addMaking(account)
   addEnding(account)
   return account

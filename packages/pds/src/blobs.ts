@@ -71,11 +71,13 @@ export interface Collected {
 
 export class Blobs {
   readonly bytesMax: number
+  readonly accountBytesMax: number | undefined
   readonly #parts: BlobsParts
 
   constructor(parts: BlobsParts) {
     this.#parts = parts
     this.bytesMax = parts.bytesMax
+    this.accountBytesMax = parts.accountBytesMax
   }
 
   /**
@@ -115,7 +117,8 @@ export class Blobs {
 
   /** Uploads of one account count one after the other, since they are kept in its lane. @throws Refused BlobQuotaExceeded */
   async #assertRoom(account: Account | null, size: number): Promise<void> {
-    const { store, accountBytesMax: most } = this.#parts
+    const { store } = this.#parts
+    const most = this.accountBytesMax
     if (most === undefined || !account) return
     const { bytes } = await store.blobs.usage(account.id)
     if (bytes + size <= most) return

@@ -21,6 +21,7 @@ import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addAdminAccountApi } from './api/admin-accounts.ts'
 import { addAdminInviteApi } from './api/admin-invites.ts'
+import { addAdminStorageApi } from './api/admin-storage.ts'
 import { addAdminSubjectApi } from './api/admin-subjects.ts'
 import { addIdentityApi } from './api/identity.ts'
 import { addModerationApi } from './api/moderation.ts'
@@ -386,6 +387,7 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addIdentityApi(xrpc, { ...parts, codes, didUpdates })
   addAdminAccountApi(xrpc, { ...parts, credentials, didUpdates })
   addAdminInviteApi(xrpc, parts)
+  addAdminStorageApi(xrpc, parts)
   addAdminSubjectApi(xrpc, { ...parts, credentials, didUpdates })
   addTempApi(xrpc, { ...parts, credentials })
 }
