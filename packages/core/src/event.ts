@@ -199,6 +199,61 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
   return { op, t, did, seq }
 }
 
+/** What a `#commit` says of collections, and where to look for more. */
+export interface CommitSketch {
+  /** Collections with a record made or changed, and with one deleted; any text, each once. */
+  put: string[]
+  deleted: string[]
+  /** Binary CID of the tree before; null when the producer did not say. */
+  prevData: Uint8Array | null
+  /** There is a `since`, so this is not the first commit. */
+  hasSince: boolean
+  /** The CAR. */
+  blocks: Uint8Array
+}
+
+/**
+ * Finds the collections of a `#commit` that is known to be well formed, without building its values. Byte strings are
+ * views. Null when it is another frame.
+ * @throws Malformed when it stumbles over bytes that are no frame.
+ */
+export function sketchCommit(frame: Uint8Array): CommitSketch | null {
+  if (peek(frame).t !== '#commit') return null
+  const sketch: CommitSketch = { put: [], deleted: [], prevData: null, hasSince: false, blocks: new Uint8Array(0) }
+  const body = readHead(frame, skip(frame, 0))
+  let at = body.next
+  for (let i = 0; body.major === 5 && i < body.value; i++) {
+    const value = skip(frame, at)
+    if (nameIs(frame, at, 'ops')) sketchOps(frame, value, sketch)
+    else if (nameIs(frame, at, 'blocks')) sketch.blocks = readBytes(frame, value) ?? sketch.blocks
+    else if (nameIs(frame, at, 'since')) sketch.hasSince = frame[value] !== 0xf6
+    // A link: its tag, then a zero byte before the CID.
+    else if (nameIs(frame, at, 'prevData') && frame[value] === 0xd8)
+      sketch.prevData = readBytes(frame, value + 2)?.subarray(1) ?? null
+    at = skip(frame, value)
+  }
+  return sketch
+}
+
+function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSketch): void {
+  const ops = readHead(frame, start)
+  let at = ops.next
+  for (let i = 0; ops.major === 4 && i < ops.value; i++) {
+    const op = readHead(frame, at)
+    let [path, action] = ['', '']
+    at = op.next
+    for (let j = 0; op.major === 5 && j < op.value; j++) {
+      const value = skip(frame, at)
+      if (nameIs(frame, at, 'path')) path = readText(frame, value) ?? ''
+      else if (nameIs(frame, at, 'action')) action = readText(frame, value) ?? ''
+      at = skip(frame, value)
+    }
+    const collection = path.slice(0, path.indexOf('/'))
+    const list = action === 'delete' ? deleted : put
+    if (!list.includes(collection)) list.push(collection)
+  }
+}
+
 /**
  * The same frame under another sequence number. Only the bytes of that integer differ; as integers have their shortest
  * form, the length may. The result may be part of a larger buffer: copy it before giving that to another thread.
@@ -282,6 +337,14 @@ function readText(bytes: Uint8Array, at: number): string | null {
   if (major !== 3) return null
   if (next + value > bytes.length) throw new Malformed('frame cut short', at)
   return latin1(bytes, next, next + value)
+}
+
+/** The byte string at `at`, as a view; null when there is something else. */
+function readBytes(bytes: Uint8Array, at: number): Uint8Array | null {
+  const { major, value, next } = readHead(bytes, at)
+  if (major !== 2) return null
+  if (next + value > bytes.length) throw new Malformed('frame cut short', at)
+  return bytes.subarray(next, next + value)
 }
 
 /** The integer at `at`, null when there is something else. */

@@ -5,8 +5,9 @@ import { decodeFrame, type Frame, readAccount, readCommit, readIdentity, readSyn
 import type { Did } from '@millisky/core/syntax'
 import { framesOf } from '@millisky/server/log/frame-wire'
 import type { Log } from '@millisky/server/log/log'
-import type { Account } from './accounts.ts'
+import { type Account, accountNumber } from './accounts.ts'
 import type { Admitted } from './appender.ts'
+import { Directory } from './directory.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { FoldedHost, RelayStore, StoredAccount } from './store/store.ts'
 
@@ -15,6 +16,7 @@ const READ_BYTES = 4 * 1_048_576
 export interface FoldParts {
   store: Pick<RelayStore, 'fold'>
   hosts: Hosts
+  directory?: Directory
   /** Last seq that is durable. */
   head: () => number
   onError: (error: unknown) => void
@@ -37,11 +39,12 @@ export class Fold<E> {
   }
 
   /** Takes an event that is durable. */
-  take({ account, state, hostId }: Admitted<E>): void {
+  take({ account, state, hostId, frame }: Admitted<E>): void {
     const before = account.durable
     const { rev, data, commit, active, status, local } = state
     account.durable = { did: account.did, host: hostId, rev, data, commit, active, status, local }
     this.#count(before, account.durable)
+    this.#parts.directory?.take(account, frame, before, account.durable)
     if (this.#changed.has(account)) account.pins--
     else this.#changed.add(account)
   }
@@ -65,19 +68,21 @@ export class Fold<E> {
   }
 
   async #save(): Promise<void> {
-    const { hosts, store, head } = this.#parts
+    const { hosts, store, head, directory } = this.#parts
     const changed = this.#changed
     const unsaved = hosts.list().filter(host => host.isUnsaved)
     const watermark = head()
     if (changed.size === 0 && unsaved.length === 0 && watermark === this.#watermark) return
     this.#changed = new Set()
     for (const host of unsaved) host.isUnsaved = false
+    const pairs = directory?.drain() ?? []
     try {
       const accounts = Array.from(changed, account => account.durable!)
-      await store.fold.save({ watermark, accounts, hosts: unsaved.map(folded) })
+      await store.fold.save({ watermark, accounts, hosts: unsaved.map(folded), directory: pairs })
       this.#watermark = watermark
       for (const account of changed) account.pins--
     } catch (error) {
+      directory?.restore(pairs)
       for (const host of unsaved) host.isUnsaved = true
       for (const account of changed) {
         if (this.#changed.has(account)) account.pins--
@@ -100,6 +105,7 @@ function folded({ record, window }: Host): FoldedHost {
  */
 export async function foldTail(log: Log, store: RelayStore): Promise<number> {
   const changed = new Map<Did, StoredAccount>()
+  const directory = new Directory()
   let count = 0
   let after = Math.max(await store.fold.watermark(), log.oldest - 1)
   while (after < log.head) {
@@ -111,11 +117,15 @@ export async function foldTail(log: Log, store: RelayStore): Promise<number> {
     for (const account of await store.accounts.load([...dids])) changed.set(account.did, account)
     for (const frame of frames) {
       const did = didOf(frame)
-      changed.set(did, next(changed.get(did) ?? unknown(did), frame))
+      const before = changed.get(did) ?? unknown(did)
+      const after = next(before, frame)
+      changed.set(did, after)
+      directory.take({ did, number: accountNumber(did) }, frame.bytes, before, after)
       count++
     }
   }
-  if (count > 0) await store.fold.save({ watermark: after, accounts: [...changed.values()], hosts: [] })
+  const folded = { watermark: after, accounts: [...changed.values()], hosts: [] }
+  if (count > 0) await store.fold.save({ ...folded, directory: directory.drain() })
   return count
 }
 

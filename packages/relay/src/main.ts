@@ -17,6 +17,7 @@ import { addAdminApi } from './api/admin.ts'
 import { ADMIN_METHODS, addAudit } from './api/admin-audit.ts'
 import { adminGuard } from './api/admin-auth.ts'
 import { addAdminMethods } from './api/admin-methods.ts'
+import { addDirectoryApi, beginDirectory } from './api/directory.ts'
 import { addHostApi } from './api/hosts.ts'
 import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
@@ -25,13 +26,22 @@ import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
 import { originsOf } from './config-operation.ts'
 import { Crawl } from './crawl.ts'
+import { Directory } from './directory.ts'
 import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
 import { type Host, Hosts } from './hosts.ts'
 import { type Incoming, Ingest } from './ingest.ts'
 import { KnownIdentities } from './known-identities.ts'
 import { Lookup } from './lookups.ts'
-import { observeAppends, observeDelays, observeEnds, observeIngest, observeRelay, observeSiblings } from './metrics.ts'
+import {
+  observeAppends,
+  observeDelays,
+  observeDirectory,
+  observeEnds,
+  observeIngest,
+  observeRelay,
+  observeSiblings,
+} from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
 import { Siblings } from './siblings.ts'
@@ -208,6 +218,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     repaired: repair => log.warn(repair, 'the end of the log was torn and has been cut'),
     failed: onFatal,
   })
+  await beginDirectory(store.settings, now())
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {
@@ -274,7 +285,8 @@ function compose(ground: Ground) {
     hostname: id => hosts.byId(id)?.hostname ?? null,
     entriesMax: ACCOUNTS_IN_MEMORY,
   })
-  const fold = new Fold<Incoming>({ store, hosts, head: () => events.head, onError })
+  const directory = new Directory({ observer: observeDirectory(metrics) })
+  const fold = new Fold<Incoming>({ store, hosts, directory, head: () => events.head, onError })
   const verifiers = new Verifiers({
     workers: settings.workers ?? Math.max(1, availableParallelism() - 1),
     now,
@@ -370,6 +382,7 @@ function serve(ground: Ground, serving: Serving) {
   addAudit(http, { audit: store.audit, now })
   const xrpc = new Xrpc(http, { log, checkReplies: insecure })
   addSyncApi(http, xrpc, { ...serving, store, save: () => serving.fold.save(), insecure, version })
+  addDirectoryApi(xrpc, { ...serving, store, save: () => serving.fold.save(), now })
   const isConnected = (host: Host) => upstreams.isConnected(host)
   addHostApi(http, xrpc, { hosts, check: serving.check, isConnected, insecure, now })
   const admin = { ...serving, metrics, store, isConnected, guard: adminGuard(settings.adminPasswords ?? []) }

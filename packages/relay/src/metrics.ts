@@ -2,6 +2,7 @@
 import { REASONS } from '@millisky/core/verify'
 import type { FollowEndReason } from '@millisky/server/follow'
 import type { Metrics } from '@millisky/server/trace'
+import type { DirectoryObserver } from './directory.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { Ingest, IngestParts } from './ingest.ts'
 import { DELAYS, type Delay } from './quotas.ts'
@@ -81,6 +82,14 @@ export function observeEnds(metrics: Metrics): (reason: FollowEndReason) => void
     },
   )
   return reason => ends.inc({ reason })
+}
+
+/** Counts what the directory of collections learns. */
+export function observeDirectory(metrics: Metrics): DirectoryObserver {
+  const changes = metrics.counter('relay_directory_changes_total', 'Collections of accounts that came or went.', {
+    change: ['added', 'removed', 'kept'],
+  })
+  return { changed: change => changes.inc({ change }) }
 }
 
 /** Counts how often hosts are read later than they could be. */

@@ -77,7 +77,23 @@ export interface OutboxTable {
   error: string | null
 }
 
+/** Which accounts have records of which collections; see `directory.ts`. */
+export interface CollectionTable {
+  collection: string
+  did: string
+}
+
+/** What this relay has signed of its log; see `checkpoints.ts`. */
+export interface CheckpointTable {
+  last: number
+  cid: Uint8Array
+  /** DAG-CBOR. */
+  bytes: Uint8Array
+}
+
 export interface RelaySchema {
+  checkpoint: CheckpointTable
+  collection: CollectionTable
   outbox: OutboxTable
   identity: IdentityTable
   audit: AuditTable
@@ -154,4 +170,16 @@ const outbox: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables, quotas, audit, identities, outbox]
+const directory: Migration = {
+  name: 'collections of accounts, checkpoints of the log',
+  async up(schema, c, kind) {
+    const narrow = kind === 'sqlite' ? sql` strict, without rowid` : sql``
+    await sql`create table collection (
+      collection ${c.text} not null, did ${c.text} not null, primary key (collection, did))${narrow}`.execute(schema)
+    await sql`create index collection_did on collection (did)`.execute(schema)
+    await sql`create table checkpoint (
+      last ${c.bigint} primary key, cid ${c.bytes} not null, bytes ${c.bytes} not null)${narrow}`.execute(schema)
+  },
+}
+
+export const migrations: readonly Migration[] = [tables, quotas, audit, identities, outbox, directory]

@@ -3,6 +3,7 @@ import type { Did, Tid } from '@millisky/core/syntax'
 import type { Policy } from '@millisky/core/verify'
 import { type Db, isUniqueViolation, type SqliteDb } from '@millisky/server/db/db'
 import { type Insertable, type Selectable, sql, type Updateable } from 'kysely'
+import { createCheckpointStore, createDirectoryStore, prepareDirectoryFold } from './directory.ts'
 import { createOutboxStore } from './outbox.ts'
 import type { AccountTable, HostTable, RelaySchema } from './schema.ts'
 import type {
@@ -36,6 +37,8 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     settings: createSettingStore(db),
     audit: createAuditStore(db),
     outbox: createOutboxStore(db),
+    directory: createDirectoryStore(db),
+    checkpoints: createCheckpointStore(db),
     identities: createIdentityStore(db),
     async ping() {
       await db.get(ping, [])
@@ -235,17 +238,19 @@ function createFoldStore(db: Db<RelaySchema>): FoldStore {
     (name: string, value: string) =>
       sql`insert into setting (name, value) values (${name}, ${value}) on conflict (name) do update set value = excluded.value`,
   )
+  const collections = prepareDirectoryFold(db)
   const hostRow = ({ id, cursor, streak, accounts }: FoldedHost) => [cursor, streak, accounts, id] as const
   return {
     async watermark() {
       const row = await kysely.selectFrom('setting').select('value').where('name', '=', WATERMARK).executeTakeFirst()
       return row ? Number(row.value) : 0
     },
-    async save({ watermark, accounts, hosts }) {
+    async save({ watermark, accounts, hosts, directory = [] }) {
       if (db.kind === 'sqlite') {
         await (db as SqliteDb<RelaySchema>).transactionGrouped(tx => {
           for (const stored of accounts) tx.run(account, foldedRow(stored))
           for (const folded of hosts) tx.run(host, [...hostRow(folded)])
+          collections.saveSync(tx, directory)
           tx.run(setting, [WATERMARK, String(watermark)])
         })
         return
@@ -256,6 +261,7 @@ function createFoldStore(db: Db<RelaySchema>): FoldStore {
           await sql`insert into account ${COLUMNS} values ${sql.join(rows)} ${TAKE_OVER}`.execute(tx.kysely)
         }
         for (const folded of hosts) await tx.run(host, [...hostRow(folded)])
+        await collections.save(tx, directory)
         await tx.run(setting, [WATERMARK, String(watermark)])
       })
     },

@@ -102,6 +102,57 @@ for (const database of testDatabases()) {
       assert.deepEqual(await accounts.load([testDid(2)]), [folded[1]])
     })
 
+    test('collections of accounts change with the fold, and are listed page by page', async t => {
+      const { fold, directory } = await open(t)
+      const [a, b, c] = [1, 2, 3].map(testDid).sort() as [Did, Did, Did]
+      let watermark = 0
+      const save = (did: Did, pairs: Record<string, boolean>, emptied = false) =>
+        fold.save({
+          watermark: ++watermark,
+          accounts: [],
+          hosts: [],
+          directory: [{ did, emptied, pairs: new Map(Object.entries(pairs)) }],
+        })
+      for (const did of [c, a, b]) await save(did, { 'a.b.c': true, '': true, 'a.b.d': did !== b })
+      assert.deepEqual(await directory.list('a.b.c', '', 10), [a, b, c])
+      assert.deepEqual(await directory.list('a.b.c', a, 1), [b])
+      assert.deepEqual(await directory.list('a.b.d', '', 10), [a, c])
+      assert.deepEqual(await directory.list('a.b', '', 10), [])
+      assert.equal(await directory.count(''), 3)
+      await save(a, { 'a.b.c': true, 'a.b.d': false })
+      await save(b, { 'a.b.e': true }, true)
+      assert.deepEqual(await directory.list('a.b.c', '', 10), [a, c])
+      assert.deepEqual(await directory.list('a.b.d', '', 10), [c])
+      assert.deepEqual(await directory.list('a.b.e', '', 10), [b])
+      assert.equal(await directory.count(''), 2)
+      assert.equal(await fold.watermark(), watermark)
+    })
+
+    test('many collections of many accounts are folded at once', async t => {
+      const { fold, directory } = await open(t)
+      const changes = Array.from({ length: 700 }, (_, n) => ({
+        did: testDid(n),
+        emptied: n % 7 === 0,
+        pairs: new Map([1, 2].map(i => [`a.b.c${i}`, true])),
+      }))
+      await fold.save({ watermark: 1, accounts: [], hosts: [], directory: changes })
+      await fold.save({ watermark: 2, accounts: [], hosts: [], directory: changes })
+      assert.deepEqual([await directory.count('a.b.c1'), await directory.count('a.b.c2')], [700, 700])
+      const all = changes.map(({ did }) => did).sort()
+      assert.deepEqual(await directory.list('a.b.c2', '', 1_000), all)
+    })
+
+    test('checkpoints are kept in order and never replaced', async t => {
+      const { checkpoints } = await open(t)
+      assert.equal(await checkpoints.latest(), null)
+      const checkpoint = (last: number) => ({ last, cid: new Uint8Array([1, last]), bytes: new Uint8Array([2, last]) })
+      for (const last of [5, 9_000_000_000, 7]) await checkpoints.add(checkpoint(last))
+      await assert.rejects(checkpoints.add({ ...checkpoint(5), bytes: new Uint8Array([3]) }))
+      assert.deepEqual(await checkpoints.latest(), checkpoint(9_000_000_000))
+      assert.deepEqual(await checkpoints.list(5, 1), [checkpoint(7)])
+      assert.deepEqual(await checkpoints.list(0, 10), [5, 7, 9_000_000_000].map(checkpoint))
+    })
+
     test('many accounts are folded at once', async t => {
       const { fold, accounts } = await open(t)
       const many = Array.from({ length: 1_203 }, (_, n) => account(n))

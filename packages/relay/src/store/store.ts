@@ -9,6 +9,7 @@
 import type { Did, Tid } from '@millisky/core/syntax'
 import type { Policy } from '@millisky/core/verify'
 import type { Awaitable } from '@millisky/server/db/db'
+import type { DirectoryChange } from '../directory.ts'
 
 /** Number of a host in this database; never used twice. */
 export type HostId = number
@@ -110,7 +111,35 @@ export interface FoldStore {
   /** The seq up to which everything is folded; 0 in the beginning. */
   watermark(): Promise<number>
   /** Takes the state of some accounts (their `local` excepted) and hosts as of `watermark`, all in one transaction. */
-  save(fold: { watermark: number; accounts: readonly StoredAccount[]; hosts: readonly FoldedHost[] }): Promise<void>
+  save(fold: {
+    watermark: number
+    accounts: readonly StoredAccount[]
+    hosts: readonly FoldedHost[]
+    directory?: readonly DirectoryChange[]
+  }): Promise<void>
+}
+
+export interface DirectoryStore {
+  /** Accounts with records of a collection, in order of DID, `after` excluded. Whether they are active is not looked at. */
+  list(collection: string, after: string, limit: number): Promise<Did[]>
+  /** How many accounts a collection has. Counts them. */
+  count(collection: string): Promise<number>
+}
+
+/** A checkpoint as it was signed. */
+export interface StoredCheckpoint {
+  last: number
+  /** Binary CID. */
+  cid: Uint8Array
+  bytes: Uint8Array
+}
+
+export interface CheckpointStore {
+  /** @throws Error when there is one with this `last`. */
+  add(checkpoint: StoredCheckpoint): Promise<void>
+  latest(): Promise<StoredCheckpoint | null>
+  /** Those whose `last` is greater than `after`, in order of it. */
+  list(after: number, limit: number): Promise<StoredCheckpoint[]>
 }
 
 export interface DomainBanStore {
@@ -206,6 +235,8 @@ export interface RelayStore {
   hosts: HostStore
   accounts: AccountStore
   fold: FoldStore
+  directory: DirectoryStore
+  checkpoints: CheckpointStore
   bans: DomainBanStore
   settings: SettingStore
   /** Rejects when the database does not answer. */
