@@ -15,11 +15,12 @@ import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { infoFrame } from '@millisky/core/event'
-import { SEQ_MAX } from '@millisky/core/limits'
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
 import type { Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
+import type { Deal, Endpoint } from './subscribe/form.ts'
 import { countStream, type SubscribeTotals } from './subscribe/metrics.ts'
+import { type Extras, NO_EXTRAS, ReposEndpoint } from './subscribe/repos.ts'
 import { Tail } from './subscribe/tail.ts'
 import type { Metrics } from './trace.ts'
 import { onUpgrade } from './upgrade.ts'
@@ -72,6 +73,8 @@ export interface ConsumerInfo {
   lag: number
   events: number
   bytes: number
+  /** How events are put for it, such as `cbor` or `json, filtered`. */
+  form: string
 }
 
 /** Told when things happen, for log lines. */
@@ -90,6 +93,8 @@ export interface SubscribeParts {
   observer?: SubscribeObserver
   /** Gets `subscribe_…` metrics; of one stream only. */
   metrics?: Metrics
+  /** What consumers may ask for; default nothing. */
+  extras?: Extras
   /** The client's address as the daemon's proxy settings tell it; default the socket's. */
   addressOf?: (request: IncomingMessage) => string
   /** Milliseconds since the epoch. */
@@ -103,7 +108,8 @@ export class Subscription {
   readonly #now: () => number
   readonly #log: Log
   readonly #tail: Tail
-  readonly #sockets: WebSocketServer
+  /** By the kind of socket they make. */
+  readonly #sockets = new Map<ServerOptions, WebSocketServer>()
   readonly #consumers = new Map<number, Consumer>()
   readonly #perAddress = new Map<string, number>()
   readonly #detach: (() => void)[] = []
@@ -121,25 +127,35 @@ export class Subscription {
     this.#settings = { ...SUBSCRIBE_DEFAULTS, ...parts.settings }
     this.#tail = new Tail(parts.log, this.#settings)
     this.#count = parts.metrics ? countStream(parts.metrics, () => this.totals()) : null
-    const options: ServerOptions & { closeTimeout: number } = {
-      noServer: true,
-      clientTracking: false,
-      perMessageDeflate: false,
-      // What consumers send is ignored; this bounds what it can cost.
-      maxPayload: 64 * 1024,
-      skipUTF8Validation: true,
-      closeTimeout: this.#settings.closeMs,
-    }
-    this.#sockets = new WebSocketServer(options)
     const { pingMs, deadMs, stallMs } = this.#settings
     const sweepMs = Math.max(5, Math.min(5_000, Math.min(pingMs, deadMs, stallMs) / 4))
     this.#sweep = setInterval(() => this.#sweepConsumers(), sweepMs)
     this.#sweep.unref()
   }
 
-  /** Serves the stream at `path` of `server`. A request there that is no upgrade is the caller's; see `notWebSocket`. */
-  attach(server: Server, path: string): void {
-    this.#detach.push(onUpgrade(server, path, (request, socket, head, url) => this.#admit(request, socket, head, url)))
+  /**
+   * Serves the stream at `path` of `server`, as `com.atproto.sync.subscribeRepos` or another endpoint. A request there that is no upgrade is the
+   * caller's; see `notWebSocket`.
+   */
+  attach(server: Server, path: string, endpoint?: Endpoint): void {
+    const offers = endpoint ?? new ReposEndpoint(this.#parts.extras ?? NO_EXTRAS, this.socket)
+    const admit = (request: IncomingMessage, socket: Duplex, head: Buffer, url: URL) =>
+      this.#admit(offers, request, socket, head, url)
+    this.#detach.push(onUpgrade(server, path, admit))
+  }
+
+  /** How sockets of consumers are made, for endpoints to begin from. */
+  get socket(): ServerOptions {
+    const options: ServerOptions & { closeTimeout: number } = {
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      // What consumers send is mostly ignored; this bounds what it can cost.
+      maxPayload: 64 * 1024,
+      skipUTF8Validation: true,
+      closeTimeout: this.#settings.closeMs,
+    }
+    return options
   }
 
   /** All consumers, oldest connection first. */
@@ -190,7 +206,7 @@ export class Subscription {
     const all = [...this.#consumers.values()]
     const gone = all.map(consumer => consumer.gone)
     for (const consumer of all) {
-      if (this.#tail.isNear(consumer.cursor)) consumer.finish()
+      if (consumer.begun && this.#tail.isNear(consumer.cursor)) consumer.finish()
       else consumer.end('shutdown', 1012, 'Service restart')
     }
     await within(this.#settings.closeMs, Promise.all(gone))
@@ -200,16 +216,16 @@ export class Subscription {
     await Promise.all(gone)
     clearInterval(this.#sweep)
     for (const detach of this.#detach) detach()
-    this.#sockets.close()
+    for (const sockets of this.#sockets.values()) sockets.close()
   }
 
-  #admit(request: IncomingMessage, socket: Duplex, head: Buffer, url: URL): void {
+  #admit(offers: Endpoint, request: IncomingMessage, socket: Duplex, head: Buffer, url: URL): void {
     const address = this.#parts.addressOf?.(request) ?? request.socket.remoteAddress ?? 'unknown'
     try {
-      const cursor = parseCursor(url.searchParams)
+      const deal = offers.negotiate(request, url.searchParams)
       this.#assertRoom(address)
-      this.#sockets.handleUpgrade(request, socket, head, client =>
-        this.#start(client, socket, request, address, cursor),
+      this.#socketsFor(deal).handleUpgrade(request, socket, head, client =>
+        this.#start(client, socket, request, address, deal),
       )
     } catch (error) {
       if (error instanceof Refused || error instanceof Unavailable) {
@@ -218,6 +234,12 @@ export class Subscription {
       }
       throw error
     }
+  }
+
+  #socketsFor({ socket }: Deal): WebSocketServer {
+    const sockets = this.#sockets.get(socket) ?? new WebSocketServer(socket)
+    this.#sockets.set(socket, sockets)
+    return sockets
   }
 
   #assertRoom(address: string): void {
@@ -230,8 +252,9 @@ export class Subscription {
     }
   }
 
-  #start(client: WebSocket, socket: Duplex, request: IncomingMessage, address: string, cursor: number | null): void {
+  #start(client: WebSocket, socket: Duplex, request: IncomingMessage, address: string, deal: Deal): void {
     const log = this.#log
+    const { cursor, form } = deal
     const consumer = new Consumer({
       id: this.#nextId++,
       address,
@@ -239,8 +262,10 @@ export class Subscription {
       client,
       socket,
       now: this.#now,
+      form,
       cursor: cursor ?? log.head,
     })
+    if (deal.told) client.on('message', (data: Buffer) => this.#told(consumer, deal.told!(data)))
     this.#consumers.set(consumer.id, consumer)
     const network = networkOf(address)
     this.#perAddress.set(network, (this.#perAddress.get(network) ?? 0) + 1)
@@ -251,14 +276,31 @@ export class Subscription {
       return
     }
     if (cursor !== null && cursor + 1 < log.oldest) {
-      if (cursor !== 0)
-        client.send(infoFrame('OutdatedCursor', 'Requested cursor exceeded limit. Possibly missing events'))
+      const message = 'Requested cursor exceeded limit. Possibly missing events'
+      const info = form ? form.info('OutdatedCursor', message) : infoFrame('OutdatedCursor', message)
+      if (cursor !== 0 && info !== null) client.send(info)
       consumer.cursor = log.oldest - 1
     }
-    this.#pull(consumer).catch(error => {
+    const run = deal.begin ? this.#begin(consumer, deal.begin()) : this.#pull(consumer)
+    run.catch(error => {
       this.#parts.observer?.failed?.(error)
       consumer.fail('log-failed', 'InternalServerError', 'Internal Server Error', 1011)
     })
+  }
+
+  /** Waits for where to begin, or for the end. */
+  async #begin(consumer: Consumer, begin: Promise<number>): Promise<void> {
+    consumer.begun = false
+    const cursor = await Promise.race([begin, consumer.gone])
+    if (cursor === undefined || !consumer.open) return
+    consumer.cursor = cursor
+    consumer.begun = true
+    await this.#pull(consumer)
+  }
+
+  #told(consumer: Consumer, complaint: string | null): void {
+    // A closing reason has at most 123 bytes.
+    if (complaint !== null) consumer.end('misbehaved', 1008, complaint.replace(/[^ -~]/g, '?').slice(0, 120))
   }
 
   /** The loop of one consumer. */
@@ -280,7 +322,13 @@ export class Subscription {
         await this.#tail.next(consumer)
         continue
       }
-      consumer.write(batch)
+      if (consumer.form === null) consumer.write(batch)
+      else {
+        const formed = consumer.form.select(batch, consumer.cursor)
+        const shown = formed instanceof Promise ? await formed : formed
+        if (!consumer.open) return
+        consumer.write(shown)
+      }
       if (consumer.blocked) await consumer.drained()
       // Others get their turn between two batches, also when neither log nor socket ever makes this loop wait.
       else if (consumer.cursor < this.#tail.flushed) await new Promise(setImmediate)
@@ -322,20 +370,10 @@ export class Subscription {
 
   #describe(consumer: Consumer): ConsumerInfo {
     const { id, address, userAgent, connectedAt, cursor, events, bytes } = consumer
-    return { id, address, userAgent, connectedAt, cursor, lag: Math.max(0, this.#log.head - cursor), events, bytes }
+    const lag = Math.max(0, this.#log.head - cursor)
+    const form = consumer.form?.name ?? 'cbor'
+    return { id, address, userAgent, connectedAt, cursor, lag, events, bytes, form }
   }
-}
-
-/** @throws {Refused} unless there is none, or one that is a decimal integer from 0 to 2^53 - 1 */
-function parseCursor(params: URLSearchParams): number | null {
-  const given = params.getAll('cursor')
-  if (given.length === 0) return null
-  const [text = ''] = given
-  const cursor = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
-  if (given.length > 1 || !(cursor <= SEQ_MAX)) {
-    throw new Refused('InvalidRequest', 'cursor must be one integer, zero or greater')
-  }
-  return cursor
 }
 
 /** Whom connections are counted by: an IPv4 address, or the /64 that an IPv6 address is in. */

@@ -2,9 +2,19 @@ import type { Duplex } from 'node:stream'
 import { errorFrame } from '@millisky/core/event'
 import type { WebSocket } from 'ws'
 import type { Batch } from '../log/log.ts'
+import type { Form } from './form.ts'
 
 /** Why a consumer's connection ended. */
-export const CONSUMER_ENDS = ['left', 'future-cursor', 'too-slow', 'dead', 'kicked', 'shutdown', 'log-failed'] as const
+export const CONSUMER_ENDS = [
+  'left',
+  'future-cursor',
+  'too-slow',
+  'dead',
+  'kicked',
+  'misbehaved',
+  'shutdown',
+  'log-failed',
+] as const
 export type ConsumerEnd = (typeof CONSUMER_ENDS)[number]
 
 export interface ConsumerParts {
@@ -14,6 +24,8 @@ export interface ConsumerParts {
   client: WebSocket
   socket: Duplex
   cursor: number
+  /** Null: the log's own bytes. */
+  form: Form | null
   now: () => number
 }
 
@@ -24,6 +36,7 @@ export class Consumer {
   readonly userAgent: string
   readonly client: WebSocket
   readonly socket: Duplex
+  readonly form: Form | null
   readonly connectedAt: number
   /** Settled when the connection is no more. */
   readonly gone: Promise<void>
@@ -40,6 +53,8 @@ export class Consumer {
   pingedAt = 0
   bytesAtPing = 0
   ended: ConsumerEnd | null = null
+  /** It is being sent events; not yet while it is waited for what it has to say. */
+  begun = true
   /** Set while the loop waits at the tail. */
   wake: (() => void) | null = null
   #onDrain: (() => void) | null = null
@@ -54,6 +69,7 @@ export class Consumer {
     this.client = parts.client
     this.socket = parts.socket
     this.cursor = parts.cursor
+    this.form = parts.form
     this.#now = parts.now
     this.connectedAt = this.wroteAt = this.heardAt = parts.now()
     const { promise, resolve } = Promise.withResolvers<void>()
@@ -122,7 +138,8 @@ export class Consumer {
   /** Tells the consumer by an error frame why, and closes. */
   fail(end: ConsumerEnd, error: string, message: string, code = 1008): void {
     if (!this.open) return
-    this.client.send(errorFrame(error, message))
+    const told = this.form ? this.form.error(error, message) : errorFrame(error, message)
+    if (told !== null) this.client.send(told)
     this.end(end, code, error)
   }
 
