@@ -15,7 +15,7 @@ import { Cid } from '@millisky/core/cid'
 import { type Case, compare, type Measured, machine, printTable } from './measure.ts'
 
 /** Takes each table as it is measured. The first row is ours, the others are peers. */
-export type Report = (title: string, rows: Measured[]) => void
+export type Report = (title: string, rows: Measured[], unit?: string) => void
 
 /** Bytes that look random and are the same every time. */
 function noise(length: number, seed: number): Uint8Array {
