@@ -49,7 +49,12 @@ test('the data directory of the reference becomes a PDS of ours', { skip: withou
   const { plc } = await startNetwork(t as never)
   const mailbox = await startMailbox(t as never)
   const port = await freePort()
-  const old = new ReferenceDaemon({ folder: join(folder, 'old'), port, plcUrl: plc.url, env: { ...mailbox.env, ...appView } })
+  const old = new ReferenceDaemon({
+    folder: join(folder, 'old'),
+    port,
+    plcUrl: plc.url,
+    env: { ...mailbox.env, ...appView },
+  })
   await old.start()
   t.after(() => old.stop())
 

@@ -184,8 +184,12 @@ class Adoption {
     const { verified } = this.report
     const here: ForeignBlob[] = []
     for (const blob of open.blobs()) {
+      // What is taken down lies apart.
+      const driver = blob.takedown === null ? null : (this.#parts.target?.driver ?? null)
+      await driver?.restore(did, blob.cid)
       const size = await this.#blob(did, blob, open)
       if (size === null) continue
+      await driver?.quarantine(did, blob.cid)
       verified.blobs++
       verified.blobBytes += size
       here.push({ ...blob, size })
