@@ -33,7 +33,7 @@ export interface Mask {
   readonly accounts: ReadonlySet<number>
 }
 
-const NO_MASK: Mask = { version: 0, accounts: new Set() }
+export const NO_MASK: Mask = { version: 0, accounts: new Set() }
 
 /**
  * The newest events in memory, for readers at or near the head: all get views of the very same buffers.

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { decodeFrame, withSeq } from '@millisky/core/event'
-import { openSegmentLog, SKIP } from './segments.ts'
+import { SKIP } from './segment-state.ts'
+import { openSegmentLog } from './segments.ts'
 import { readAll, recoverTestFrame } from './testing.ts'
 
 const STORM = join(import.meta.dirname, 'testing-storm.ts')

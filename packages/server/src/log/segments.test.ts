@@ -13,10 +13,13 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { withSeq } from '@millisky/core/event'
+import { decodeFrame, withSeq } from '@millisky/core/event'
+import { framesOf, toWire } from './frame-wire.ts'
+import type { Log } from './log.ts'
 import { HEADER_BYTES, RECORD_BYTES } from './segment-index.ts'
 import { LogDamaged, type Repair, recoverSegments, verifySegment } from './segment-recovery.ts'
-import { openSegmentLog, type SegmentLog, type SegmentLogOptions, SKIP } from './segments.ts'
+import { SKIP } from './segment-state.ts'
+import { openSegmentLog, type SegmentLog, type SegmentLogOptions } from './segments.ts'
 import { logContract, readAll, recoverTestFrame, type TestEvent, type TestLog, testFrame } from './testing.ts'
 
 type Cleanup = { after(fn: () => unknown): void }
@@ -442,5 +445,98 @@ describe('segment log, opened after harm', () => {
       }
     }
     assert.ok(existsSync(dataPath))
+  })
+})
+
+describe('segment log whose seqs are given', () => {
+  /** Frames that say the seqs they are given under. */
+  const given = (...seqs: number[]) =>
+    seqs.map(seq => ({ frame: withSeq(testFrame({ n: seq, who: seq % 3, size: 60 }), seq), account: seq % 3, seq }))
+  const seqsOf = async (log: SegmentLog) => (await readAll(log)).map(event => event.seq)
+
+  test('frames stay as they are, gaps are kept, and it goes on after a restart', async t => {
+    const folder = freshFolder(t)
+    const all = [7, 8, 1_000, 1_001, 5_000_000_000, 5_000_000_007].map(Number)
+    const options = { seqsGiven: true, segmentBytes: 250 }
+    await withLog(folder, options, async log => {
+      assert.equal(await log.append(given(7, 8)), 8)
+      assert.equal(await log.append(given(1_000, 1_001)), 1_001)
+      assert.equal(log.oldest, 7)
+    })
+    await withLog(folder, options, async log => {
+      assert.equal(log.head, 1_001)
+      await log.append(given(...all.slice(4)))
+      assert.deepEqual(await seqsOf(log), all)
+      const raw = (await readAll(log)).map(({ frame }) => Buffer.from(frame))
+      assert.deepEqual(
+        raw,
+        given(...all).map(({ frame }) => Buffer.from(frame)),
+      )
+      for (const [after, next] of [
+        [0, 7],
+        [8, 1_000],
+        [500, 1_000],
+        [1_001, 5_000_000_000],
+        [5_000_000_003, 5_000_000_007],
+      ] as const) {
+        const { wire } = await log.read(after, { bytes: 1 })
+        assert.deepEqual(wire.map(Buffer.from)[0], Buffer.from(toWire(given(next)[0]!.frame)))
+      }
+    })
+  })
+
+  test('a seq that does not rise is refused, also behind one that still waits', async t => {
+    await withLog(freshFolder(t), { seqsGiven: true }, async log => {
+      const [first, again, back, mixed, next] = await Promise.allSettled([
+        log.append(given(10, 12)),
+        log.append(given(12)),
+        log.append(given(11)),
+        log.append(given(20, 19)),
+        log.append(given(13)),
+      ])
+      assert.deepEqual(
+        [first, next].map(result => result?.status === 'fulfilled' && result.value),
+        [12, 13],
+      )
+      for (const result of [again, back, mixed]) assert.equal(result?.status, 'rejected')
+      await assert.rejects(log.append(given(0)), RangeError)
+      assert.deepEqual(await seqsOf(log), [10, 12, 13])
+    })
+  })
+
+  test('after a crash nothing is skipped: the lost ones come again', async t => {
+    const folder = freshFolder(t)
+    const options = { seqsGiven: true, fsync: 'none' } as const
+    await withLog(folder, options, log => log.append(given(100, 200, 300)))
+    killed(folder, 'other')
+    const [data] = files(folder, 'log')
+    truncateSync(data!, statSync(data!).size - 5)
+    await withLog(folder, options, async log => {
+      assert.equal(log.head, 200)
+      await log.append(given(300, 301))
+      assert.deepEqual(await seqsOf(log), [100, 200, 300, 301])
+    })
+  })
+})
+
+test('what is masked for consumers can be read for proofs, wherever it lies', async t => {
+  await withLog(freshFolder(t), { segmentBytes: 600, masked: [1, 2] }, async log => {
+    for (let n = 0; n < 20; n++) await log.append(some(n, 1))
+    const read = async (source: Pick<Log, 'read'>) => {
+      const found: number[] = []
+      for (let after = 0; ; ) {
+        const { wire, last } = await source.read(after, { bytes: 300 })
+        if (last === after) return found
+        for (const frame of framesOf(wire)) found.push(decodeFrame(frame).body.seq as number)
+        after = last
+      }
+    }
+    const all = Array.from({ length: 20 }, (_, i) => i + 1)
+    assert.deepEqual(await read({ read: (after, limit) => log.readUnmasked(after, limit) }), all)
+    assert.deepEqual(
+      await read(log),
+      all.filter(seq => ![1, 2].includes((seq - 1) % 5)),
+    )
+    assert.deepEqual(await log.readUnmasked(20, { bytes: 300 }), { count: 0, last: 20, wire: [] })
   })
 })

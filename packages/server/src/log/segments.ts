@@ -1,13 +1,12 @@
-import { existsSync, ftruncate, mkdirSync, readFileSync } from 'node:fs'
-import { rename, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { ftruncate, mkdirSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { crc32 } from 'node:zlib'
 import { Unavailable } from '@millisky/core/errors'
 import { lockFolder } from './folder-lock.ts'
 import { wireHeaderSize, writeWireHeader } from './frame-wire.ts'
 import { type Batch, Bell, type Log, type ReadLimit } from './log.ts'
-import { type BatchStamp, type Mask, Ring, type RingBatch } from './ring.ts'
+import { type BatchStamp, type Mask, NO_MASK, Ring, type RingBatch } from './ring.ts'
 import {
   closeFile,
   dataPath,
@@ -22,6 +21,7 @@ import {
 import { encodeHeader, HEADER_BYTES, LAG_UNKNOWN, RECORD_BYTES, recordPosition, writeRecord } from './segment-index.ts'
 import { SegmentReader } from './segment-reader.ts'
 import { LogDamaged, type Recover, type Repair, recoverSegments } from './segment-recovery.ts'
+import { readState, skipAfter, writeState } from './segment-state.ts'
 import { SegmentTimes, type Stamped, type Stamps, stampsOfRing } from './segment-times.ts'
 
 /**
@@ -30,18 +30,17 @@ import { SegmentTimes, type Stamped, type Stamps, stampsOfRing } from './segment
  * - `batch`: before anyone sees them or is told; appends that arrive while the disk is busy share the next write. Nothing acknowledged or sent
  *   is ever lost, and no seq is used twice.
  * - `{ intervalMs }` and `none`: they are visible at once and reach the disk later. A killed process loses nothing, a crash of the machine may;
- *   so after any unclean end the log goes on far above what may have been sent ({@link SKIP}).
+ *   so after any unclean end the log goes on far above what may have been sent (`SKIP`).
  */
 export type FsyncPolicy = 'batch' | 'none' | { readonly intervalMs: number }
-
-/** How far seq jumps after an unclean end without `batch`. Far more than can be sent between two syncs, nothing against 2^53. */
-export const SKIP = 1_000_000
 
 export interface SegmentEntry {
   /** Its seq may be anything; it is replaced. Copied, and not needed after the append has resolved. */
   readonly frame: Uint8Array
   /** The relay's number for the account, 0 to 2^53-1; 0 when it has none. */
   readonly account: number
+  /** Keeps the frame as it is, under this seq, which is the one in it and greater than all before. */
+  readonly seq?: number
 }
 
 export interface SegmentLogOptions {
@@ -52,6 +51,8 @@ export interface SegmentLogOptions {
   /** Milliseconds since the epoch. */
   now: () => number
   fsync?: FsyncPolicy
+  /** Every append says its seq ({@link SegmentEntry.seq}): what a crash has lost comes again under the same, so none is skipped. */
+  seqsGiven?: boolean
   /** The first seq of a new log, or a floor to continue from after a loss. Default 1. */
   firstSeq?: number
   /** A segment is followed by the next when it has this many bytes; below 4 GiB. Default 256 MiB. */
@@ -72,15 +73,6 @@ export interface SegmentLogOptions {
   repaired?: (repair: Repair) => void
   /** Told once when the disk has failed such that nothing more can be appended. */
   failed?: (error: unknown) => void
-}
-
-interface State {
-  readonly clean: boolean
-  readonly fsync: 'batch' | 'other'
-  /** Lower bound of the head. */
-  readonly head: number
-  /** Seq of the last event, if closed cleanly. */
-  readonly last: number
 }
 
 interface Append {
@@ -139,12 +131,15 @@ export class SegmentLog implements Log, Stamped {
   readonly #segments: Segment[]
   readonly #open: OpenSegments
   readonly #reader: SegmentReader
+  readonly #unmasked: SegmentReader
   readonly #ring: Ring
   readonly #times: SegmentTimes
   #mask: Mask
   #active: Active | null = null
   #pending: Append[] = []
   #pendingBytes = 0
+  /** The greatest seq that was given with an append under way. */
+  #lastPending = 0
   #flushing: Promise<void> | null = null
   #syncing: Promise<void> | null = null
   #syncTimer: NodeJS.Timeout | null = null
@@ -161,12 +156,13 @@ export class SegmentLog implements Log, Stamped {
     const last = this.#segments.at(-1)?.last ?? 0
     if (state?.clean && last < state.last)
       throw new LogDamaged(folder, `it ends at event ${last}, but was closed at ${state.last}`)
-    const skip = skipAfter(state, this.#segments.length > 0)
+    const skip = options.seqsGiven ? 0 : skipAfter(state, this.#segments.length > 0)
     const head = Math.max(Math.max(last, state?.head ?? 0) + skip, (options.firstSeq ?? 1) - 1)
     this.#mask = { version: 0, accounts: new Set(options.masked) }
     this.#ring = new Ring(options.ringBytes ?? 32 << 20, head, () => this.#mask)
     this.#open = new OpenSegments(folder, options.openMax ?? 64)
     this.#reader = new SegmentReader(this.#segments, this.#open, () => this.#mask, options.cacheBytes ?? 32 << 20)
+    this.#unmasked = new SegmentReader(this.#segments, this.#open, () => NO_MASK, 0)
     this.#times = new SegmentTimes(this.#segments, this.#open)
   }
 
@@ -207,6 +203,7 @@ export class SegmentLog implements Log, Stamped {
     if (this.#closed) return Promise.reject(new Error('the log is closed'))
     if (this.#failure) return Promise.reject(this.#failure)
     if (entries.length === 0) return Promise.resolve(this.head)
+    if (!this.#noteSeqs(entries)) return Promise.reject(new RangeError('seq does not rise'))
     let bytes = 0
     for (const { frame } of entries) bytes += frame.length + 16
     if (this.#pendingBytes > 0 && this.#pendingBytes + bytes > (this.#options.pendingBytesMax ?? 64 << 20)) {
@@ -235,6 +232,13 @@ export class SegmentLog implements Log, Stamped {
 
   seqBefore(time: number): Promise<number> {
     return this.#times.seqBefore(time, this.head)
+  }
+
+  /** Like {@link read}, with masked events: for proving what the log holds, not for consumers. */
+  readUnmasked(after: number, limit: ReadLimit): Promise<Batch> | Batch {
+    const last = this.#segments.at(-1)?.last ?? 0
+    if (after >= last || this.#closed) return { count: 0, last: after, wire: [] }
+    return this.#unmasked.read(after, limit)
   }
 
   /** Accounts whose events are withheld. */
@@ -267,15 +271,18 @@ export class SegmentLog implements Log, Stamped {
       total -= bytesOf(segment)
       count++
     }
-    for (const segment of this.#segments.splice(0, count)) {
-      this.#open.forget(segment.first)
-      this.#reader.forget(segment)
-      // Data before index, oldest first: what a crash leaves in between is recognized.
-      await rm(dataPath(this.#folder, segment.first), { force: true })
-      await rm(indexPath(this.#folder, segment.first), { force: true })
-    }
+    for (const segment of this.#segments.splice(0, count)) await this.#remove(segment)
     if (count > 0) await syncFolder(this.#folder)
     return count
+  }
+
+  async #remove(segment: Segment): Promise<void> {
+    this.#open.forget(segment.first)
+    this.#reader.forget(segment)
+    this.#unmasked.forget(segment)
+    // Data before index, oldest first: what a crash leaves in between is recognized.
+    await rm(dataPath(this.#folder, segment.first), { force: true })
+    await rm(indexPath(this.#folder, segment.first), { force: true })
   }
 
   /** Makes everything appended so far durable, whatever the policy. */
@@ -308,6 +315,18 @@ export class SegmentLog implements Log, Stamped {
     this.#mask = { version: this.#mask.version + 1, accounts }
   }
 
+  /** Whether the seqs that are given rise above all before, also above those that still wait. */
+  #noteSeqs(entries: readonly SegmentEntry[]): boolean {
+    let last = Math.max(this.head, this.#lastPending)
+    for (const { seq } of entries) {
+      if (seq === undefined) continue
+      if (!Number.isSafeInteger(seq) || seq <= last) return false
+      last = seq
+    }
+    this.#lastPending = last
+    return true
+  }
+
   async #flush(): Promise<void> {
     // Let what arrives in the same turn join.
     await Promise.resolve()
@@ -325,6 +344,7 @@ export class SegmentLog implements Log, Stamped {
       for (const { append, last } of done) append.resolve(last)
     }
     this.#flushing = null
+    this.#lastPending = 0
     for (const append of this.#pending.splice(0)) append.reject(this.#failure)
   }
 
@@ -340,7 +360,8 @@ export class SegmentLog implements Log, Stamped {
   }
 
   async #write(appends: readonly Append[]): Promise<Built['done']> {
-    const active = await this.#writable(appends.reduce((sum, append) => sum + append.bytes, 0))
+    const bytes = appends.reduce((sum, append) => sum + append.bytes, 0)
+    const active = await this.#writable(bytes, appends[0]!.entries[0]!.seq ?? this.head + 1)
     const built = this.#build(active, appends)
     if (built.done.length === 0) return []
     const { segment, data, index } = active
@@ -384,21 +405,24 @@ export class SegmentLog implements Log, Stamped {
     const { withSeq, now } = this.#options
     const frames: Uint8Array[] = []
     const accounts: number[] = []
+    const seqs: number[] = []
     const done: Built['done'] = []
     const after = this.head
     let size = 0
     for (const append of appends) {
       const [framesBefore, sizeBefore] = [frames.length, size]
       try {
-        for (const { frame, account } of append.entries) {
-          const numbered = withSeq(frame, after + frames.length + 1)
+        for (const { frame, account, seq } of append.entries) {
+          const number = seq ?? (seqs.at(-1) ?? after) + 1
+          const numbered = seq === undefined ? withSeq(frame, number) : frame
+          seqs.push(number)
           frames.push(numbered)
           accounts.push(account)
           size += wireHeaderSize(numbered.length) + numbered.length
         }
-        done.push({ append, last: after + frames.length })
+        done.push({ append, last: seqs.at(-1)! })
       } catch (error) {
-        frames.length = accounts.length = framesBefore
+        frames.length = accounts.length = seqs.length = framesBefore
         size = sizeBefore
         append.reject(error)
       }
@@ -406,7 +430,6 @@ export class SegmentLog implements Log, Stamped {
     const { time, before } = stampNext(segment, now())
     const wire = Buffer.allocUnsafeSlow(size)
     const index = Buffer.allocUnsafe(frames.length * RECORD_BYTES)
-    const seqs = new Float64Array(frames.length)
     const ends = new Uint32Array(frames.length)
     let at = 0
     for (const [i, frame] of frames.entries()) {
@@ -414,9 +437,8 @@ export class SegmentLog implements Log, Stamped {
       at = writeWireHeader(wire, at, frame.length)
       wire.set(frame, at)
       at += frame.length
-      const seq = after + 1 + i
       writeRecord(index, i * RECORD_BYTES, {
-        seq,
+        seq: seqs[i]!,
         offset: segment.dataBytes + start,
         length: at - start,
         account: accounts[i]!,
@@ -424,30 +446,31 @@ export class SegmentLog implements Log, Stamped {
         lag: Math.min(LAG_UNKNOWN, segment.events + i - synced),
         crc: crc32(wire.subarray(start, at)),
       })
-      seqs[i] = seq
       ends[i] = at
     }
-    const stamp = { time, before }
-    return { wire, index, time, done, batch: { after, seqs, ends, wire, accounts: Float64Array.from(accounts), stamp } }
+    const batch = { after, seqs: Float64Array.from(seqs), ends, wire, accounts: Float64Array.from(accounts) }
+    return { wire, index, time, done, batch: { ...batch, stamp: { time, before } } }
   }
 
-  /** The segment to write the next bytes to. */
-  async #writable(bytes: number): Promise<Active> {
+  /** The segment to write the next bytes to, which begin with event `first`. */
+  async #writable(bytes: number, first: number): Promise<Active> {
     const { segmentBytes = 256 << 20, segmentMs = 3_600_000, now } = this.#options
     const current = this.#active
     if (current) {
       const { segment } = current
       const full = segment.events > 0 && segment.dataBytes + bytes > segmentBytes
       const old = segment.events > 0 && now() - segment.firstTime >= segmentMs
-      if (!full && !old) return current
+      const misnamed = segment.events === 0 && segment.first !== first
+      if (!full && !old && !misnamed) return current
       await this.#syncActive(current).catch(error => {
         this.#fail(error)
         throw error
       })
       await this.#closeActive()
+      if (misnamed) await this.#remove(segment)
     }
     const last = this.#segments.at(-1)
-    this.#active = await this.#create({ first: this.head + 1, previous: last?.first ?? 0 })
+    this.#active = await this.#create({ first, previous: last?.first ?? 0 })
     return this.#active
   }
 
@@ -522,23 +545,9 @@ export class SegmentLog implements Log, Stamped {
     await closeFile(active.index)
   }
 
-  async #writeState(clean: boolean): Promise<void> {
-    const state: State = {
-      clean,
-      fsync: this.#fsync === 'batch' ? 'batch' : 'other',
-      head: this.head,
-      last: this.#segments.at(-1)?.last ?? 0,
-    }
-    const path = join(this.#folder, 'state.json')
-    const fd = await openFile(`${path}.new`, 'w')
-    try {
-      await writeAt(fd, Buffer.from(`${JSON.stringify(state)}\n`), 0)
-      await syncFile(fd)
-    } finally {
-      await closeFile(fd)
-    }
-    await rename(`${path}.new`, path)
-    await syncFolder(this.#folder)
+  #writeState(clean: boolean): Promise<void> {
+    const fsync = this.#fsync === 'batch' ? 'batch' : 'other'
+    return writeState(this.#folder, { clean, fsync, head: this.head, last: this.#segments.at(-1)?.last ?? 0 })
   }
 }
 
@@ -554,20 +563,4 @@ function stampNext({ lastTime, lastTimeEvents }: Segment, now: number): BatchSta
 
 function bytesOf(segment: Segment): number {
   return segment.dataBytes + HEADER_BYTES + segment.events * RECORD_BYTES
-}
-
-function readState(folder: string): State | null {
-  const path = join(folder, 'state.json')
-  if (!existsSync(path)) return null
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as State
-  } catch (cause) {
-    throw new Error(`${path} is not readable; remove it to go on with a safe distance in seq.`, { cause })
-  }
-}
-
-/** How far beyond the last event found there may have been others that were sent and lost. */
-function skipAfter(state: State | null, hasEvents: boolean): number {
-  if (state) return state.clean || state.fsync === 'batch' ? 0 : SKIP
-  return hasEvents ? SKIP : 0
 }
