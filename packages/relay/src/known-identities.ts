@@ -1,4 +1,7 @@
-/** Identities that outlive the process, so that a restart asks nobody. Written a moment later, many at once. */
+/**
+ * Identities that outlive the process, so that a restart asks nobody. Written a moment later, many at once; read one by one
+ * where the database answers at once, else all that are asked for in the same moment.
+ */
 import type { Identity } from '@millisky/core/did'
 import type { Did, Handle } from '@millisky/core/syntax'
 import type { Dated, MemoryStore } from '@millisky/server/identity/memory'
@@ -6,23 +9,42 @@ import type { IdentityStore, StoredIdentity } from './store/store.ts'
 
 /** A crash loses what was learned in this time; it is asked for again. */
 const FLUSH_MS = 2_000
+/** Origins of PDSs that are held once, however many accounts name them. */
+const ORIGINS_MAX = 20_000
+
+export interface KnownIdentitiesParts {
+  store: IdentityStore
+  onError: (error: unknown) => void
+  /** Since when nothing that is stored of a DID can have changed unnoticed; null when nobody tells of changes. */
+  trueAt?: (did: Did) => number | null
+}
 
 export class KnownIdentities implements MemoryStore<Did, Identity> {
-  readonly #store: IdentityStore
-  readonly #onError: (error: unknown) => void
+  readonly #parts: KnownIdentitiesParts
   readonly #timer: NodeJS.Timeout
   #unsaved = new Map<Did, StoredIdentity>()
+  #asked = new Map<Did, PromiseWithResolvers<StoredIdentity | null>>()
+  readonly #origins = new Map<string, string>()
 
-  constructor(store: IdentityStore, onError: (error: unknown) => void) {
-    this.#store = store
-    this.#onError = onError
+  constructor(parts: KnownIdentitiesParts) {
+    this.#parts = parts
     this.#timer = setInterval(() => void this.flush(), FLUSH_MS)
     this.#timer.unref()
   }
 
+  peek(did: Did): Dated<Identity> | null {
+    const { store } = this.#parts
+    const unsaved = this.#unsaved.get(did)
+    if (unsaved) return this.#dated(unsaved)
+    if (!store.isImmediate) return null
+    const [stored] = store.load([did]) as StoredIdentity[]
+    return stored ? this.#dated(stored) : null
+  }
+
   async get(did: Did): Promise<Dated<Identity> | null> {
-    const stored = this.#unsaved.get(did) ?? (await this.#store.get(did))
-    return stored && dated(stored)
+    if (this.#parts.store.isImmediate) return this.peek(did)
+    const stored = this.#unsaved.get(did) ?? (await this.#ask(did))
+    return stored && this.#dated(stored)
   }
 
   put(did: Did, { value, at }: Dated<Identity>): void {
@@ -32,13 +54,22 @@ export class KnownIdentities implements MemoryStore<Did, Identity> {
 
   async delete(did: Did): Promise<void> {
     this.#unsaved.delete(did)
-    await this.#store.delete(did)
+    await this.#parts.store.delete(did)
   }
+
+  /** What is kept of an identity in memory: what verification asks for, and not the document. */
+  readonly slim = ({ did, handle, signingKey, pds }: Identity): Identity => ({
+    did,
+    handle,
+    signingKey,
+    pds: pds === null ? null : this.#origin(pds),
+    doc: { id: did },
+  })
 
   async flush(): Promise<void> {
     const unsaved = [...this.#unsaved.values()]
     this.#unsaved = new Map()
-    if (unsaved.length > 0) await this.#store.put(unsaved).catch(this.#onError)
+    if (unsaved.length > 0) await this.#parts.store.put(unsaved).catch(this.#parts.onError)
   }
 
   /** Saves the rest. */
@@ -46,9 +77,38 @@ export class KnownIdentities implements MemoryStore<Did, Identity> {
     clearInterval(this.#timer)
     await this.flush()
   }
-}
 
-/** The document itself is not kept: verification asks for nothing else of it. */
-function dated({ did, at, key, pds, handle }: StoredIdentity): Dated<Identity> {
-  return { value: { did, handle: handle as Handle | null, signingKey: key, pds, doc: { id: did } }, at }
+  #dated({ did, at, key, pds, handle }: StoredIdentity): Dated<Identity> {
+    const value = this.slim({ did, handle: handle as Handle | null, signingKey: key, pds, doc: { id: did } })
+    return { value, at: Math.max(at, this.#parts.trueAt?.(did) ?? 0) }
+  }
+
+  #origin(text: string): string {
+    const known = this.#origins.get(text)
+    if (known !== undefined) return known
+    if (this.#origins.size >= ORIGINS_MAX) this.#origins.clear()
+    this.#origins.set(text, text)
+    return text
+  }
+
+  #ask(did: Did): Promise<StoredIdentity | null> {
+    let answer = this.#asked.get(did)
+    if (!answer) {
+      answer = Promise.withResolvers()
+      this.#asked.set(did, answer)
+      if (this.#asked.size === 1) queueMicrotask(() => void this.#askAll())
+    }
+    return answer.promise
+  }
+
+  async #askAll(): Promise<void> {
+    const asked = this.#asked
+    this.#asked = new Map()
+    try {
+      const found = new Map((await this.#parts.store.load([...asked.keys()])).map(stored => [stored.did, stored]))
+      for (const [did, { resolve }] of asked) resolve(found.get(did) ?? null)
+    } catch (error) {
+      for (const { reject } of asked.values()) reject(error)
+    }
+  }
 }

@@ -60,6 +60,8 @@ export interface IdentitiesParts {
   local?: LocalIdentities
   /** Where documents outlive the process. */
   store?: MemoryStore<Did, Identity>
+  /** What of a fetched identity is remembered; default all of it. */
+  slim?: (identity: Identity) => Identity
   settings?: Partial<IdentitySettings>
   /**
    * Development: `did:web:localhost%3A1234`, and handles under `.test` and `.localhost`, whose well-known file is
@@ -146,6 +148,16 @@ export class Identities {
     return this.#dids.expire(did)
   }
 
+  /** Takes a document that the caller knows for certain and has stored: one that is in memory is replaced. */
+  revise(identity: Identity): void {
+    this.#dids.revise(identity.did, identity)
+  }
+
+  /** Forgets what is in memory of a DID, not what is stored. */
+  forget(did: Did): void {
+    this.#dids.forget(did)
+  }
+
   /** Takes a document that the caller knows for certain, such as one it has just registered. */
   learn(identity: Identity): void {
     this.#dids.set(identity.did, identity)
@@ -217,7 +229,7 @@ export class Identities {
     try {
       const identity = await fetchDidDocument(did, sources)
       this.#parts.observer?.asked?.(method, 'found')
-      return identity
+      return this.#parts.slim?.(identity) ?? identity
     } catch (error) {
       this.#parts.observer?.asked?.(method, resolutionFailure(error) ?? 'failed')
       throw error

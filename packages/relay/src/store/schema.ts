@@ -57,12 +57,33 @@ export interface AuditTable {
   status: number
 }
 
-export interface IdentityTable {
-  did: string
+/** See `identities.ts` for the forms. */
+export interface KnownIdentityTable {
+  did: Uint8Array
+  /** Seconds since 1970. */
   at: number
-  key: string | null
-  pds: string | null
+  key: Uint8Array | null
+  origin: number | null
   handle: string | null
+}
+
+/** Origins of PDSs that identities name. */
+export interface OriginTable {
+  id: Generated<number>
+  origin: string
+}
+
+/** What is needed to judge the next operation of a did:plc; see `plc.ts`. */
+export interface PlcChainTable {
+  did: Uint8Array
+  chain: Uint8Array
+}
+
+/** DIDs with an operation that a directory took and that breaks the rules. */
+export interface PlcRefusedTable {
+  did: string
+  seq: number
+  reason: string
 }
 
 /** What sibling relays are still to be told, the oldest first. */
@@ -95,7 +116,10 @@ export interface RelaySchema {
   checkpoint: CheckpointTable
   collection: CollectionTable
   outbox: OutboxTable
-  identity: IdentityTable
+  known_identity: KnownIdentityTable
+  origin: OriginTable
+  plc_chain: PlcChainTable
+  plc_refused: PlcRefusedTable
   audit: AuditTable
   host: HostTable
   account: AccountTable
@@ -182,4 +206,30 @@ const directory: Migration = {
   },
 }
 
-export const migrations: readonly Migration[] = [tables, quotas, audit, identities, outbox, directory]
+/** Those from before are asked for again: they are only what others know. */
+const compactIdentities: Migration = {
+  name: 'identities in a hundred bytes, chains of did:plc',
+  async up(schema, c, kind) {
+    const wide = kind === 'sqlite' ? sql` strict` : sql``
+    const narrow = kind === 'sqlite' ? sql` strict, without rowid` : sql``
+    const run = (query: RawBuilder<unknown>) => query.execute(schema)
+    await run(sql`drop table identity`)
+    await run(sql`create table origin (id ${c.id}, origin ${c.text} not null unique)${wide}`)
+    await run(sql`create table known_identity (
+      did ${c.bytes} primary key, at ${c.bigint} not null, key ${c.bytes}, origin ${c.bigint}, handle ${c.text})${narrow}`)
+    await run(sql`create table plc_chain (did ${c.bytes} primary key, chain ${c.bytes} not null)${narrow}`)
+    await run(
+      sql`create table plc_refused (did ${c.text} primary key, seq ${c.bigint} not null, reason ${c.text} not null)${narrow}`,
+    )
+  },
+}
+
+export const migrations: readonly Migration[] = [
+  tables,
+  quotas,
+  audit,
+  identities,
+  outbox,
+  directory,
+  compactIdentities,
+]

@@ -4,6 +4,7 @@ import type { Policy } from '@millisky/core/verify'
 import { type Db, isUniqueViolation, type SqliteDb } from '@millisky/server/db/db'
 import { type Insertable, type Selectable, sql, type Updateable } from 'kysely'
 import { createCheckpointStore, createDirectoryStore, prepareDirectoryFold } from './directory.ts'
+import { SqlIdentities } from './identities.ts'
 import { createOutboxStore } from './outbox.ts'
 import type { AccountTable, HostTable, RelaySchema } from './schema.ts'
 import type {
@@ -16,7 +17,6 @@ import type {
   HostRecord,
   HostStatus,
   HostStore,
-  IdentityStore,
   NewHost,
   RelayStore,
   SettingStore,
@@ -39,7 +39,7 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     outbox: createOutboxStore(db),
     directory: createDirectoryStore(db),
     checkpoints: createCheckpointStore(db),
-    identities: createIdentityStore(db),
+    identities: new SqlIdentities(db),
     async ping() {
       await db.get(ping, [])
     },
@@ -288,34 +288,6 @@ function createBanStore({ kysely }: Db<RelaySchema>): DomainBanStore {
     async remove(domain) {
       const { numDeletedRows } = await kysely.deleteFrom('domain_ban').where('domain', '=', domain).executeTakeFirst()
       return numDeletedRows > 0n
-    },
-  }
-}
-
-function createIdentityStore({ kysely }: Db<RelaySchema>): IdentityStore {
-  return {
-    async get(did) {
-      const row = await kysely.selectFrom('identity').selectAll().where('did', '=', did).executeTakeFirst()
-      return row ? { ...row, did } : null
-    },
-    async put(identities) {
-      for (let at = 0; at < identities.length; at += CHUNK) {
-        await kysely
-          .insertInto('identity')
-          .values(identities.slice(at, at + CHUNK))
-          .onConflict(conflict =>
-            conflict.column('did').doUpdateSet(({ ref }) => ({
-              at: ref('excluded.at'),
-              key: ref('excluded.key'),
-              pds: ref('excluded.pds'),
-              handle: ref('excluded.handle'),
-            })),
-          )
-          .execute()
-      }
-    },
-    async delete(did) {
-      await kysely.deleteFrom('identity').where('did', '=', did).execute()
     },
   }
 }

@@ -242,17 +242,6 @@ for (const database of testDatabases()) {
       assert.deepEqual([await outbox.first(b), (await outbox.list(0, 9)).length], [null, 1])
     })
 
-    test('identities are kept, replaced and forgotten', async t => {
-      const { identities } = await open(t)
-      const first = { did: testDid(1), at: 1, key: 'did:key:zA', pds: 'https://a.example.com', handle: 'a.test' }
-      const other = { did: testDid(2), at: 1, key: null, pds: null, handle: null }
-      await identities.put([first, other])
-      await identities.put([{ ...first, at: 2, key: 'did:key:zB' }])
-      assert.deepEqual(await identities.get(testDid(1)), { ...first, at: 2, key: 'did:key:zB' })
-      await identities.delete(testDid(1))
-      assert.deepEqual([await identities.get(testDid(1)), await identities.get(testDid(2))], [null, other])
-    })
-
     test('bans and settings', async t => {
       const { bans, settings } = await open(t)
       assert.equal(await bans.add('b.com', 1), true)

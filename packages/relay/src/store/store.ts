@@ -213,7 +213,7 @@ export interface OutboxStore {
 /** What verification needs of an identity. */
 export interface StoredIdentity {
   did: Did
-  /** When it was fetched. */
+  /** When it was true. */
   at: number
   /** `did:key:…` */
   key: string | null
@@ -223,7 +223,11 @@ export interface StoredIdentity {
 }
 
 export interface IdentityStore {
-  get(did: Did): Promise<StoredIdentity | null>
+  /** Whether `load` answers at once. */
+  readonly isImmediate: boolean
+  /** Those of the given ones that there are, in any order. */
+  load(dids: readonly Did[]): Awaitable<StoredIdentity[]>
+  /** An older answer than the one that is there is passed over. Times are kept in whole seconds. */
   put(identities: readonly StoredIdentity[]): Promise<void>
   delete(did: Did): Promise<void>
 }

@@ -31,6 +31,8 @@ export interface Dated<V> {
 
 /** Where answers outlive the process. A failing store is a bug of its own, not a reason to have no answer. */
 export interface MemoryStore<K, V> {
+  /** As `get`, where the answer can be had without waiting; null also where it cannot. */
+  peek?(key: K): Dated<V> | null
   get(key: K): Promise<Dated<V> | null> | Dated<V> | null
   put(key: K, dated: Dated<V>): Promise<void> | void
   delete(key: K): Promise<void> | void
@@ -51,8 +53,8 @@ interface Entry<V> {
   failure: { error: unknown; at: number } | null
   /** Somebody said that `known` is no longer true: it only serves while no better can be had. */
   isExpired: boolean
-  /** Times of forced refreshes, oldest first. */
-  refreshes: number[]
+  /** Times of forced refreshes, oldest first; null before the first. */
+  refreshes: number[] | null
   running: Promise<V> | null
   /** A load that starts when {@link running} ends, for those to whom one that already runs is too old. */
   next: Promise<V> | null
@@ -93,7 +95,7 @@ export class Memory<K, V> {
 
   /** The answer if it is in memory, without waiting; one that is getting old starts a fetch. */
   peek(key: K): V | null {
-    const entry = this.#entries.get(key)
+    const entry = this.#entries.get(key) ?? this.#fetchedNow(key)
     const known = entry && this.#believable(entry)
     if (!known) return null
     this.#touch(key, entry)
@@ -113,6 +115,18 @@ export class Memory<K, V> {
     return true
   }
 
+  /** Takes an answer that the caller knows for certain and has stored, if there is one in memory that it replaces. */
+  revise(key: K, value: V): void {
+    const entry = this.#entries.get(key)
+    if (entry) this.#accept(entry, { value, at: this.#parts.now() })
+  }
+
+  /** Forgets what is in memory, so that the next question goes to the store. */
+  forget(key: K): void {
+    const entry = this.#entries.get(key)
+    if (entry) entry.known = null
+  }
+
   /** Takes an answer that the caller knows for certain. */
   set(key: K, value: V): void {
     this.#learn(key, this.#entry(key), { value, at: this.#parts.now() })
@@ -122,7 +136,7 @@ export class Memory<K, V> {
     let entry = this.#entries.get(key)
     if (entry) this.#touch(key, entry)
     else {
-      entry = { known: null, failure: null, isExpired: false, refreshes: [], running: null, next: null }
+      entry = { known: null, failure: null, isExpired: false, refreshes: null, running: null, next: null }
       this.#entries.set(key, entry)
       if (this.#entries.size > this.#settings.entriesMax) {
         for (const oldest of this.#entries.keys()) {
@@ -152,7 +166,7 @@ export class Memory<K, V> {
   #spend(entry: Entry<V>): boolean {
     const now = this.#parts.now()
     const { refreshWindowMs, refreshesMax } = this.#settings
-    entry.refreshes = entry.refreshes.filter(at => now - at < refreshWindowMs)
+    entry.refreshes = (entry.refreshes ?? []).filter(at => now - at < refreshWindowMs)
     if (entry.refreshes.length >= refreshesMax) return false
     entry.refreshes.push(now)
     return true
@@ -189,15 +203,18 @@ export class Memory<K, V> {
   async #run(key: K, entry: Entry<V>, fresh: boolean): Promise<V> {
     const { load, now, isFinal } = this.#parts
     const at = now()
-    if (!fresh && !entry.known && !entry.isExpired) {
+    if (!fresh && !entry.isExpired) {
+      // Others may have learned more since.
       const stored = await this.#fromStore(key)
-      if (stored && now() - stored.at < this.#settings.maxMs) {
+      if (stored && stored.at > (entry.known?.at ?? 0) && now() - stored.at < this.#settings.maxMs) {
         entry.known = stored
         if (now() - stored.at < this.#settings.staleMs) return stored.value
       }
     }
     try {
       const value = await load(key)
+      // Told while the question was under way: that is newer.
+      if (entry.known && entry.known.at > at) return entry.known.value
       this.#learn(key, entry, { value, at })
       return value
     } catch (error) {
@@ -214,10 +231,30 @@ export class Memory<K, V> {
   }
 
   #learn(key: K, entry: Entry<V>, dated: Dated<V>): void {
+    this.#accept(entry, dated)
+    this.#store(() => this.#parts.store?.put(key, dated))
+  }
+
+  #accept(entry: Entry<V>, dated: Dated<V>): void {
     entry.known = dated
     entry.failure = null
     entry.isExpired = false
-    this.#store(() => this.#parts.store?.put(key, dated))
+  }
+
+  /** An entry made of what the store says without being waited for. */
+  #fetchedNow(key: K): Entry<V> | undefined {
+    const { store, now, onStoreError } = this.#parts
+    if (!store?.peek) return undefined
+    let stored: Dated<V> | null = null
+    try {
+      stored = store.peek(key)
+    } catch (error) {
+      onStoreError?.(error)
+    }
+    if (!stored || now() - stored.at >= this.#settings.maxMs) return undefined
+    const entry = this.#entry(key)
+    entry.known = stored
+    return entry
   }
 
   async #fromStore(key: K): Promise<Dated<V> | null> {
