@@ -1,6 +1,7 @@
 /** The Relay's settings. Names are those of indigo's relay and of bigsky where they have the same setting. */
 import { defineSettings, type Settings } from '@millisky/server/config'
 import { operationSettings } from './config-operation.ts'
+import { streamSettings } from './config-streams.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -125,10 +126,10 @@ export const settings = defineSettings(
     identityCacheSize: {
       type: 'int',
       min: 100,
-      default: 5_000_000,
+      default: 100_000,
       env: ['RELAY_IDENT_CACHE_SIZE', 'RELAY_DID_CACHE_SIZE'],
       flag: ['--ident-cache-size', '--did-cache-size'],
-      doc: 'Identities kept in memory at the most.',
+      doc: 'Identities kept in memory at the most; the others are read from the database, which takes a few microseconds.',
       section: 'Identity',
     },
     allowInsecureHosts: {
@@ -199,6 +200,7 @@ export const settings = defineSettings(
       section: 'Verification',
     },
     ...operationSettings,
+    ...streamSettings,
     logLevel: {
       type: 'enum',
       values: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],

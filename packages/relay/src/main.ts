@@ -44,11 +44,13 @@ import {
 } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
+import { Repeats } from './repeats.ts'
 import { Siblings } from './siblings.ts'
 import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
 import { createSqlStore } from './store/sql.ts'
 import type { RelayStore } from './store/store.ts'
+import { addJetstream, extrasOf } from './streams.ts'
 import { Throttle } from './throttle.ts'
 import { RELAY_MARKER, Upstreams } from './upstreams.ts'
 import { Verifiers } from './verifiers.ts'
@@ -56,7 +58,8 @@ import { Verifiers } from './verifiers.ts'
 /** How often accounts and cursors are saved. What is lost of it in a crash is found in the log and asked for again. */
 const SAVE_MS = 2_000
 const PRUNE_MS = 60_000
-const ACCOUNTS_IN_MEMORY = 200_000
+/** About a kilobyte each; others are read when they are heard of. */
+const ACCOUNTS_IN_MEMORY = 50_000
 /** For events under way when it stops; those that wait for identities are asked for again after the start. */
 const DRAIN_MS = 5_000
 
@@ -91,8 +94,7 @@ interface Ground {
   store: RelayStore
   known: KnownIdentities
   events: SegmentLog
-  /** Events of the log that a crash had kept from the store. */
-  folded: number
+  repeats: Repeats
   fetcher: Fetcher
   /** For the directory, which the operator names. */
   plcFetcher: Fetcher
@@ -109,8 +111,6 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await hosts.load()
   await crawl.load()
   await running.floods.load()
-  // The log tells of accounts but not of whom they are counted for.
-  if (ground.folded > 0) hosts.setCounts(await store.accounts.countByHost())
   const subscription = createSubscription(ground, parts)
   const moderation = new Moderation({ ...running, store, log: events })
   const siblings = createSiblings(ground)
@@ -176,6 +176,7 @@ function createSubscription({ settings, events, log, now, metrics }: Ground, par
     now,
     metrics,
     addressOf: clientAddress(settings.trustProxy),
+    extras: extrasOf(settings),
     settings: {
       coalesceMs: settings.coalesceMs,
       consumersMax: settings.consumersMax,
@@ -219,6 +220,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     failed: onFatal,
   })
   await beginDirectory(store.settings, now())
+  const repeats = await Repeats.of(events, await store.fold.watermark())
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {
@@ -230,7 +232,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     store,
     known: new KnownIdentities({ store: store.identities, onError }),
     events,
-    folded,
+    repeats,
     metrics: createMetrics({ process: true }),
     fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
@@ -308,6 +310,7 @@ function compose(ground: Ground) {
     lookup: new Lookup({ identities, now }),
     limits: { hostLookups: settings.hostConcurrency },
     now,
+    isRepeated: frame => repeats.has(frame),
     isActive: (host, did) => askWhetherActive(fetcher, host.origin, did),
     onBroken: (host, detail) => upstreams.broken(host, detail),
     onInfo: (host, frame) => upstreams.info(host, frame),
@@ -390,6 +393,7 @@ function serve(ground: Ground, serving: Serving) {
   addAdminMethods(xrpc, admin)
   addAdminApi(http, admin)
   subscription.attach(http.server, SUBSCRIBE_PATH)
+  addJetstream(http, subscription, ground)
   observeRelay(metrics, {
     hosts,
     ingest,
