@@ -44,7 +44,6 @@ import {
 } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
-import { Repeats } from './repeats.ts'
 import { Siblings } from './siblings.ts'
 import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
@@ -58,8 +57,7 @@ import { Verifiers } from './verifiers.ts'
 /** How often accounts and cursors are saved. What is lost of it in a crash is found in the log and asked for again. */
 const SAVE_MS = 2_000
 const PRUNE_MS = 60_000
-/** About a kilobyte each; others are read when they are heard of. */
-const ACCOUNTS_IN_MEMORY = 50_000
+const ACCOUNTS_IN_MEMORY = 200_000
 /** For events under way when it stops; those that wait for identities are asked for again after the start. */
 const DRAIN_MS = 5_000
 
@@ -94,7 +92,8 @@ interface Ground {
   store: RelayStore
   known: KnownIdentities
   events: SegmentLog
-  repeats: Repeats
+  /** Events of the log that a crash had kept from the store. */
+  folded: number
   fetcher: Fetcher
   /** For the directory, which the operator names. */
   plcFetcher: Fetcher
@@ -111,6 +110,8 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await hosts.load()
   await crawl.load()
   await running.floods.load()
+  // The log tells of accounts but not of whom they are counted for.
+  if (ground.folded > 0) hosts.setCounts(await store.accounts.countByHost())
   const subscription = createSubscription(ground, parts)
   const moderation = new Moderation({ ...running, store, log: events })
   const siblings = createSiblings(ground)
@@ -220,7 +221,6 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     failed: onFatal,
   })
   await beginDirectory(store.settings, now())
-  const repeats = await Repeats.of(events, await store.fold.watermark())
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {
@@ -232,7 +232,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     store,
     known: new KnownIdentities({ store: store.identities, onError }),
     events,
-    repeats,
+    folded,
     metrics: createMetrics({ process: true }),
     fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
@@ -310,7 +310,6 @@ function compose(ground: Ground) {
     lookup: new Lookup({ identities, now }),
     limits: { hostLookups: settings.hostConcurrency },
     now,
-    isRepeated: frame => repeats.has(frame),
     isActive: (host, did) => askWhetherActive(fetcher, host.origin, did),
     onBroken: (host, detail) => upstreams.broken(host, detail),
     onInfo: (host, frame) => upstreams.info(host, frame),
