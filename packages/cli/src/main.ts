@@ -70,11 +70,21 @@ function exitOverridden(command: Command): Command {
 
 /** Administration, by the methods of a running server, and tools. */
 async function adminCommands(): Promise<Command[]> {
-  const [{ accountCommand, inviteCommand, requestCrawlCommand }, { keyCommand }] = await Promise.all([
-    import('./pds-admin.ts'),
-    import('./key.ts'),
-  ])
-  return [accountCommand(), inviteCommand(), requestCrawlCommand(), keyCommand()]
+  const [{ accountCommand, inviteCommand, requestCrawlCommand }, { hostCommand }, relay, { keyCommand }] =
+    await Promise.all([
+      import('./pds-admin.ts'),
+      import('./host-command.ts'),
+      import('./relay-admin.ts'),
+      import('./key.ts'),
+    ])
+  const ofRelay = [
+    hostCommand(),
+    relay.consumerCommand(),
+    relay.domainCommand(),
+    relay.auditCommand(),
+    relay.outboxCommand(),
+  ]
+  return [accountCommand(), inviteCommand(), requestCrawlCommand(), ...ofRelay, keyCommand()]
 }
 
 export async function main(argv: string[]): Promise<void> {

@@ -1,6 +1,8 @@
 /** `millisky account`, `invite` and `request-crawl`: administration of a PDS, by its admin methods. */
 import { randomBytes } from 'node:crypto'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { print, printRows } from './print.ts'
+import { addRelayAccounts, onRelay, withRelay } from './relay-accounts.ts'
 import { XrpcClient } from './xrpc-client.ts'
 
 const PDS_DEFAULT = 'http://localhost:2583'
@@ -47,36 +49,6 @@ function clientOf({ pds, adminPassword }: PdsOptions): XrpcClient {
   return new XrpcClient(pds, adminPassword)
 }
 
-/** Prints an object as JSON, or as lines of `name value`. */
-function print({ json }: PdsOptions, value: Record<string, unknown>): void {
-  if (json) {
-    process.stdout.write(`${JSON.stringify(value)}\n`)
-    return
-  }
-  const shown = Object.entries(value).filter(([, one]) => one !== undefined)
-  const width = Math.max(0, ...shown.map(([name]) => name.length))
-  for (const [name, one] of shown) {
-    process.stdout.write(`${name.padEnd(width)}  ${typeof one === 'object' ? JSON.stringify(one) : one}\n`)
-  }
-}
-
-/** Prints rows as JSON lines, or as a table. */
-function printRows({ json }: PdsOptions, rows: Record<string, unknown>[]): void {
-  if (json) {
-    for (const row of rows) process.stdout.write(`${JSON.stringify(row)}\n`)
-    return
-  }
-  const names = Object.keys(rows[0] ?? {})
-  const widths = names.map(name => Math.max(name.length, ...rows.map(row => String(row[name] ?? '').length)))
-  const line = (cells: string[]) =>
-    `${cells
-      .map((cell, i) => cell.padEnd(widths[i]!))
-      .join('  ')
-      .trimEnd()}\n`
-  if (rows.length > 0) process.stdout.write(line(names))
-  for (const row of rows) process.stdout.write(line(names.map(name => String(row[name] ?? ''))))
-}
-
 async function didOf(client: XrpcClient, account: string): Promise<string> {
   if (account.startsWith('did:')) return account
   return (await client.query<{ did: string }>('com.atproto.identity.resolveHandle', { handle: account })).did
@@ -112,8 +84,9 @@ function addLooking(account: Command): void {
     }
     printRows(options, rows)
   })
-  adminCommand(account, 'info <account>', 'one account, by handle or DID').action(
-    async (name: string, options: PdsOptions) => {
+  withRelay(adminCommand(account, 'info <account>', 'one account, by handle or DID')).action(
+    async (name: string, options: PdsOptions & { relay?: string }, command: Command) => {
+      if (options.relay !== undefined) return onRelay(command).info(name)
       const client = clientOf(options)
       const did = await didOf(client, name)
       const info = await client.query<AccountView>('com.atproto.admin.getAccountInfo', { did })
@@ -228,13 +201,25 @@ function addEnding(account: Command): void {
       subject: undefined,
     })
   }
-  adminCommand(account, 'takedown <account>', 'stop serving an account')
+  withRelay(adminCommand(account, 'takedown <accounts...>', 'stop serving accounts'))
     .option('--ref <text>', 'a reference for your own records')
-    .action((name: string, options: PdsOptions & { ref?: string }) =>
-      setStatus(name, options, { takedown: { applied: true, ref: options.ref ?? String(Date.now()) } }),
+    .option('--unknown', 'of a Relay: also accounts that it has never heard of')
+    .action(
+      async (
+        names: string[],
+        options: PdsOptions & { ref?: string; relay?: string; unknown?: boolean },
+        command: Command,
+      ) => {
+        if (options.relay !== undefined) return onRelay(command).takeDown(names, options.unknown ?? false)
+        const takedown = { applied: true, ref: options.ref ?? String(Date.now()) }
+        for (const name of names) await setStatus(name, options, { takedown })
+      },
     )
-  adminCommand(account, 'untakedown <account>', 'serve an account again').action((name: string, options: PdsOptions) =>
-    setStatus(name, options, { takedown: { applied: false } }),
+  withRelay(adminCommand(account, 'untakedown <accounts...>', 'serve accounts again')).action(
+    async (names: string[], options: PdsOptions & { relay?: string }, command: Command) => {
+      if (options.relay !== undefined) return onRelay(command).restore(names)
+      for (const name of names) await setStatus(name, options, { takedown: { applied: false } })
+    },
   )
   adminCommand(account, 'deactivate <account>', 'pause an account as its owner would').action(
     (name: string, options: PdsOptions) => setStatus(name, options, { deactivated: { applied: true } }),
@@ -256,11 +241,12 @@ function addEnding(account: Command): void {
 }
 
 export function accountCommand(): Command {
-  const account = new Command('account').description('accounts of a PDS: list, info, create, takedown …')
+  const account = new Command('account').description('accounts of a PDS: list, info, create …; of a Relay: takedown …')
   addLooking(account)
   addStorage(account)
   addMaking(account)
   addEnding(account)
+  addRelayAccounts(account)
   return account
 }
 

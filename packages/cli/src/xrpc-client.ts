@@ -35,13 +35,18 @@ export class XrpcClient {
       if (value === undefined) continue
       for (const one of Array.isArray(value) ? value : [value]) search.append(name, String(one))
     }
-    return this.#call(`${method}${search.size > 0 ? `?${search}` : ''}`, {})
+    return this.#call(`/xrpc/${method}${search.size > 0 ? `?${search}` : ''}`, {})
   }
 
   procedure<T>(method: string, body?: object): Promise<T> {
     const json =
       body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }
-    return this.#call(method, { method: 'POST', ...json })
+    return this.#call(`/xrpc/${method}`, { method: 'POST', ...json })
+  }
+
+  /** Reads a route that is no method, such as those of other relays. */
+  route<T>(path: string): Promise<T> {
+    return this.#call(path, {})
   }
 
   async #call<T>(
@@ -51,7 +56,7 @@ export class XrpcClient {
     const headers = { ...request.headers, ...(this.#authorization ? { authorization: this.#authorization } : {}) }
     let reply: Response
     try {
-      reply = await fetch(`${this.#origin}/xrpc/${path}`, {
+      reply = await fetch(`${this.#origin}${path}`, {
         ...request,
         headers,
         signal: AbortSignal.timeout(TIMEOUT_MS),

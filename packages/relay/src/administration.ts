@@ -110,6 +110,13 @@ export class Administration {
     await this.#tell(asked, `/admin/pds/block?host=${encodeURIComponent(host.hostname)}${why}`)
   }
 
+  /** A host that may never have been heard of; it is not followed before it is unblocked. @throws {Refused} */
+  async hostToBlock(hostname: string): Promise<Host> {
+    const { hosts, insecure } = this.#parts
+    const name = parseHostname(hostname, { insecure })
+    return hosts.byName(name.hostname) ?? (await hosts.create(name, { byAdmin: true }))
+  }
+
   async unblockHost(host: Host, asked: Asked): Promise<void> {
     await this.#parts.moderation.unblock(host)
     await this.#tell(asked, `/admin/pds/unblock?host=${encodeURIComponent(host.hostname)}`)

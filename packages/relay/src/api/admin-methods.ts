@@ -110,7 +110,8 @@ function addHostChanges(xrpc: Xrpc, parts: AdminMethodParts): void {
     blockHost,
     { auth },
     noting(async ({ input, auth }) => {
-      const host = administration.host(input.hostname)
+      const { hostname, unknown = false } = input
+      const host = unknown ? await administration.hostToBlock(hostname) : administration.host(hostname)
       await administration.blockHost(host, input.reason, auth)
       return view(parts, host)
     }),

@@ -18,6 +18,7 @@ export type $Params = l.InferOutput<typeof $params>
 export const $input = /*#__PURE__*/ l.jsonPayload({
   hostname: /*#__PURE__*/ l.string(),
   reason: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.string({ maxLength: 1000 })),
+  unknown: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.boolean()),
 })
 
 export type $Input<B = l.BinaryData> = l.InferPayload<typeof $input, B>

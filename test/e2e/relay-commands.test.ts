@@ -1,0 +1,191 @@
+// The commands an operator of a Relay types, against a running network and a second Relay.
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { Daemon, freePort, type Network, Process, startNetwork, until } from './network.ts'
+
+const OTHER_PASSWORD = 'other-admin'
+let network: Network
+let folder: string
+let other: Daemon
+let pds: string
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'millisky-commands-'))
+  const port = await freePort()
+  other = new Daemon('relay', port, {
+    RELAY_API_BIND: `127.0.0.1:${port}`,
+    RELAY_PERSIST_DIR: join(folder, 'log'),
+    DATABASE_URL: `sqlite://${join(folder, 'relay.sqlite')}`,
+    RELAY_ALLOW_INSECURE_HOSTS: 'true',
+    RELAY_ADMIN_PASSWORD: `first,${OTHER_PASSWORD}`,
+    RELAY_VERIFY_WORKERS: '0',
+  })
+  ;[network] = await Promise.all([startNetwork(), other.start()])
+  pds = new URL(network.pds).host
+})
+after(async () => {
+  await Promise.all([network?.stop(), other?.stop()])
+  await rm(folder, { recursive: true, force: true })
+})
+
+async function millisky(...args: string[]): Promise<{ code: number | null; output: string }> {
+  const env = { MILLISKY_RELAY: network.relay, RELAY_ADMIN_PASSWORD: network.relayAdminPassword }
+  const process = new Process(args, env)
+  await once(process.child, 'close')
+  return { code: process.child.exitCode, output: process.output }
+}
+
+async function json<T>(...args: string[]): Promise<T[]> {
+  const { code, output } = await millisky(...args, '--json')
+  assert.equal(code, 0, output)
+  const lines = output.trim().split('\n')
+  return lines.filter(line => line !== '').map(line => JSON.parse(line) as T)
+}
+
+const onOther = () => ['--relay', other.url, '--admin-password', OTHER_PASSWORD]
+
+interface Host {
+  hostname: string
+  status: string
+  reason?: string
+  connected: boolean
+  policy: string
+  pinned: boolean
+  setLimits: Record<string, number>
+}
+
+test('a host is listed, limited, pinned, blocked, let in again, disconnected and dialled', async () => {
+  const [listed] = await until('the PDS is crawled', async () => {
+    const hosts = await json<Host>('host', 'list', '--search', pds)
+    return hosts[0]?.connected ? hosts : null
+  })
+  assert.deepEqual([listed?.hostname, listed?.status], [pds, 'active'])
+  const [limited] = await json<Host>('host', 'limits', pds, '--accounts', '9', '--per-day', '5000')
+  assert.deepEqual(limited?.setLimits, { accounts: 9, perDay: 5_000 })
+  const [back] = await json<Host>('host', 'limits', pds, '--accounts', 'auto')
+  assert.deepEqual(back?.setLimits, { perDay: 5_000 })
+  const [pinned] = await json<Host>('host', 'policy', pds, 'observe')
+  assert.deepEqual([pinned?.policy, pinned?.pinned], ['observe', true])
+  const [blocked] = await json<Host>('host', 'block', pds, '--reason', 'a trial')
+  assert.deepEqual([blocked?.status, blocked?.reason, blocked?.connected], ['banned', 'a trial', false])
+  assert.equal((await json<Host>('host', 'list', '--status', 'banned')).length, 1)
+  assert.equal((await json<Host>('host', 'unblock', pds))[0]?.status, 'active')
+  await until('it is back', async () => (await json<Host>('host', 'info', pds))[0]?.connected)
+  assert.equal((await json<Host>('host', 'disconnect', pds))[0]?.connected, false)
+  assert.equal((await millisky('host', 'crawl', pds)).code, 0)
+  await until('it is back again', async () => (await json<Host>('host', 'info', pds))[0]?.connected)
+  const shown = await millisky('host', 'info', pds)
+  assert.match(shown.output, /History\n.*\n.*banned +a trial/)
+  const check = await millisky('host', 'check', pds)
+  assert.match(check.output, /ok {4}describeServer/)
+  const [entry] = await json<{ action: string }>('audit', 'list', '--limit', '1')
+  assert.equal(entry?.action, 'net.millisky.relay.admin.addHost')
+})
+
+test('another Relay takes over hosts, limits and bans, from the first one or from a file', async () => {
+  await json('host', 'block', 'bad.example.com', '--unknown')
+  await json('domain', 'ban', 'noisy.example.com')
+  const plain = await json<{ result: string }>('host', 'pull', '--from', network.relay, ...onOther())
+  assert.deepEqual(
+    plain.map(({ result }) => result),
+    ['added'],
+  )
+  assert.equal((await millisky('host', 'pull', '--from', network.relay, '--bans', ...onOther())).code, 1)
+  const full = ['--bans', '--limits', '--from-password', network.relayAdminPassword]
+  const pulled = await json<{ hostname: string; result: string }>(
+    'host',
+    'pull',
+    '--from',
+    network.relay,
+    ...full,
+    ...onOther(),
+  )
+  assert.deepEqual(
+    new Map(pulled.map(({ hostname, result }) => [hostname, result])),
+    new Map([
+      [pds, 'changed'],
+      ['bad.example.com', 'blocked'],
+    ]),
+  )
+  assert.deepEqual((await json<{ domain: string }>('domain', 'list', ...onOther()))[0]?.domain, 'noisy.example.com')
+  const exported = await millisky('host', 'export', ...onOther())
+  assert.deepEqual(
+    exported.output
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line)),
+    [
+      { hostname: pds, policy: 'observe', pinned: true, setLimits: { perDay: 5_000 } },
+      { hostname: 'bad.example.com', status: 'banned', reason: 'blocked by an administrator', setLimits: {} },
+    ],
+  )
+  const file = join(folder, 'hosts.txt')
+  await writeFile(
+    file,
+    `# ours\n${pds}\nlocalhost:1 # nobody is there\n${JSON.stringify({ hostname: pds, setLimits: { perHour: 7 } })}\n`,
+  )
+  const imported = await millisky('host', 'import', file, ...onOther())
+  assert.equal(imported.code, 1)
+  assert.match(imported.output, /localhost:1: HostNotFound/)
+  assert.match(imported.output, /added +known +changed +blocked +failed\n0 +1 +1 +0 +1/)
+})
+
+test('accounts at a Relay are taken down one by one and by lists', async () => {
+  const dids = ['did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb', 'did:web:x.example.com']
+  const at = ['--relay', network.relay]
+  const unheard = await millisky('account', 'takedown', dids[0]!, ...at)
+  assert.equal(unheard.code, 1)
+  assert.match(unheard.output, /notFound +\["did:plc:a/)
+  assert.deepEqual(await json('account', 'takedown', dids[0]!, '--unknown', ...at), [
+    { accounts: 1, changed: 1, notFound: [] },
+  ])
+  const file = join(folder, 'dids.txt')
+  await writeFile(file, `${dids.join('\n')}\n${JSON.stringify({ did: dids[1] })}\n`)
+  assert.deepEqual(await json('account', 'import-takedowns', file, ...at), [{ accounts: 3, changed: 2, notFound: [] }])
+  assert.deepEqual((await millisky('account', 'takedowns', ...at)).output.trim().split('\n'), dids)
+  const [info] = await json<{ status: string }>('account', 'info', dids[2]!, ...at)
+  assert.equal(info?.status, 'takendown')
+  await json('account', 'untakedown', ...dids, ...at)
+  assert.equal((await millisky('account', 'takedowns', ...at)).output, '')
+  assert.match((await millisky('account', 'takedown', 'alice.test', ...at)).output, /by their DIDs alone/)
+})
+
+test('consumers, domains and settings; mistakes are explained', async () => {
+  const socket = new WebSocket(`${network.relay.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos`)
+  await once(socket, 'open')
+  const closed = once(socket, 'close')
+  const [consumer] = await json<{ id: number }>('consumer', 'list')
+  assert.equal((await millisky('consumer', 'kick', String(consumer?.id))).code, 0)
+  await closed
+  const gone = await millisky('consumer', 'kick', String(consumer?.id))
+  assert.deepEqual([gone.code, /ConsumerNotFound/.test(gone.output)], [1, true])
+  assert.deepEqual(await json('consumer', 'limits', '--total', '50'), [{ total: 50, perAddress: 200 }])
+  await json('domain', 'trust', '*.good.example.com')
+  await json('domain', 'untrust', '*.good.example.com')
+  await json('domain', 'unban', 'noisy.example.com')
+  assert.match((await millisky('domain', 'unban', 'noisy.example.com')).output, /NotBanned/)
+  const file = join(folder, 'domains.txt')
+  await writeFile(file, 'a.example.com\nb.example.com\n')
+  assert.deepEqual(await json('domain', 'import', file), [{ domains: 2, banned: 2 }])
+  assert.deepEqual(await json('domain', 'import', file), [{ domains: 2, banned: 0 }])
+  assert.deepEqual(await json('host', 'requests', '--allow', 'off', '--per-day', '3'), [{ allow: 'off', perDay: 3 }])
+  assert.deepEqual(await json('outbox', 'list'), [])
+
+  for (const [args, code, line] of [
+    [['host', 'policy', pds, 'lenient'], 2, /Allowed choices are strict, observe, auto/],
+    [['host', 'limits', pds, '--per-day', 'many'], 2, /A whole number, or "auto"/],
+    [['host', 'limits', pds], 1, /nothing to change/],
+    [['host', 'info', 'nobody.example.com'], 1, /HostNotFound/],
+    [['host', 'list', '--admin-password', 'guess'], 1, /AuthenticationRequired/],
+    [['host', 'list', '--relay', 'http://localhost:1'], 1, /does not answer/],
+    [['host', 'import', join(folder, 'nothing')], 1, /ENOENT/],
+    [['account', 'takedowns'], 2, /required option '--relay/],
+  ] as const) {
+    const result = await millisky(...args)
+    assert.equal(result.code, code, `${args.join(' ')}\n${result.output}`)
+    assert.match(result.output, line)
+  }
+})
