@@ -9,7 +9,7 @@ import { type Account, accountNumber } from './accounts.ts'
 import type { Admitted } from './appender.ts'
 import { Directory } from './directory.ts'
 import type { Host, Hosts } from './hosts.ts'
-import type { FoldedHost, RelayStore, StoredAccount } from './store/store.ts'
+import type { FoldedHost, HostId, HostRecord, RelayStore, StoredAccount } from './store/store.ts'
 
 const READ_BYTES = 4 * 1_048_576
 
@@ -59,9 +59,7 @@ export class Fold<E> {
   }
 
   #count(before: StoredAccount | null, after: StoredAccount): void {
-    const counted = (account: StoredAccount | null) =>
-      account === null || account.status === 'deleted' ? null : account.host
-    const [from, to] = [counted(before), counted(after)]
+    const [from, to] = [countedFor(before), countedFor(after)]
     if (from === to) return
     if (from !== null) this.#parts.hosts.countAccounts(from, -1)
     if (to !== null) this.#parts.hosts.countAccounts(to, 1)
@@ -93,6 +91,11 @@ export class Fold<E> {
   }
 }
 
+/** The host whose number of accounts an account is part of. */
+function countedFor(account: StoredAccount | null): HostId | null {
+  return account === null || account.status === 'deleted' ? null : account.host
+}
+
 function folded({ record, window }: Host): FoldedHost {
   return { id: record.id, cursor: window.cursor, streak: record.streak, accounts: record.accounts }
 }
@@ -106,6 +109,8 @@ function folded({ record, window }: Host): FoldedHost {
 export async function foldTail(log: Log, store: RelayStore): Promise<number> {
   const changed = new Map<Did, StoredAccount>()
   const directory = new Directory()
+  /** What each host's number of accounts changes by. The log does not tell to which host new accounts belong. */
+  const counts = new Map<HostId, number>()
   let count = 0
   let after = Math.max(await store.fold.watermark(), log.oldest - 1)
   while (after < log.head) {
@@ -120,13 +125,25 @@ export async function foldTail(log: Log, store: RelayStore): Promise<number> {
       const before = changed.get(did) ?? unknown(did)
       const after = next(before, frame)
       changed.set(did, after)
+      for (const [host, by] of [[countedFor(before), -1] as const, [countedFor(after), 1] as const]) {
+        if (host !== null) counts.set(host, (counts.get(host) ?? 0) + by)
+      }
       directory.take({ did, number: accountNumber(did) }, frame.bytes, before, after)
       count++
     }
   }
-  const folded = { watermark: after, accounts: [...changed.values()], hosts: [] }
-  if (count > 0) await store.fold.save({ ...folded, directory: directory.drain() })
+  if (count === 0) return 0
+  const hosts = recounted(await store.hosts.all(), counts)
+  const accounts = [...changed.values()]
+  await store.fold.save({ watermark: after, accounts, hosts, directory: directory.drain() })
   return count
+}
+
+function recounted(hosts: readonly HostRecord[], counts: ReadonlyMap<HostId, number>): FoldedHost[] {
+  return hosts.flatMap(({ id, cursor, streak, accounts }) => {
+    const by = counts.get(id) ?? 0
+    return by === 0 ? [] : [{ id, cursor, streak, accounts: Math.max(0, accounts + by) }]
+  })
 }
 
 function didOf({ t, body }: Frame): Did {

@@ -278,16 +278,6 @@ export class Hosts {
     await this.#parts.settings.set(TRUSTED, JSON.stringify(added))
   }
 
-  /** Sets how many accounts hosts have; those not named have none. */
-  setCounts(counts: ReadonlyMap<HostId, number>): void {
-    for (const host of this.#byId.values()) {
-      const accounts = counts.get(host.id) ?? 0
-      if (host.record.accounts === accounts) continue
-      host.record = { ...host.record, accounts }
-      host.isUnsaved = true
-    }
-  }
-
   /** A commit of the host was right by the strict rules, or it was not: enough in a row, and they are enforced. */
   noteCommit(host: Host, isClean: boolean): void {
     const streak = isClean ? Math.min(host.record.streak + 1, STREAK_FOR_STRICT) : 0

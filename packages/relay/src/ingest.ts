@@ -86,6 +86,8 @@ export interface IngestParts {
   throttle: Throttle
   /** An account sends more commits than one may. */
   onFlood(account: Account<Incoming>): void
+  /** Whether an #account or #identity, as it would be passed on, is known to be in the log already. */
+  isRepeated?(frame: Uint8Array): boolean
   /** Asks an account's host whether it is active after all; null when there is no answer. */
   isActive(host: Host, did: Did): Promise<boolean | null>
   /** A frame that was taken turned out to be none. */
@@ -373,7 +375,9 @@ export class Ingest {
         ? 'account-blocked'
         : (next.status?.length ?? 0) > STATUS_LENGTH_MAX
           ? 'bad-fields'
-          : null
+          : (t === '#account' || t === '#identity') && this.#parts.isRepeated?.(this.#toEmit(account, event, notes))
+            ? 'repeated'
+            : null
     if (wrong !== null) {
       this.#reject(account, event, wrong)
       return

@@ -5,6 +5,7 @@ import { withSeq } from '@millisky/core/event'
 import { SettingsError } from '@millisky/server/config'
 import { openDb } from '@millisky/server/db/db'
 import { Fetcher } from '@millisky/server/fetch'
+import type { FollowSettings } from '@millisky/server/follow'
 import { createHttp, listen } from '@millisky/server/http'
 import { Identities } from '@millisky/server/identity'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
@@ -44,6 +45,7 @@ import {
 } from './metrics.ts'
 import { Moderation } from './moderation.ts'
 import { recoverFrame } from './recover.ts'
+import { Repeats } from './repeats.ts'
 import { Siblings } from './siblings.ts'
 import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
@@ -57,7 +59,8 @@ import { Verifiers } from './verifiers.ts'
 /** How often accounts and cursors are saved. What is lost of it in a crash is found in the log and asked for again. */
 const SAVE_MS = 2_000
 const PRUNE_MS = 60_000
-const ACCOUNTS_IN_MEMORY = 200_000
+/** About a kilobyte each; others are read when they are heard of. */
+const ACCOUNTS_IN_MEMORY = 50_000
 /** For events under way when it stops; those that wait for identities are asked for again after the start. */
 const DRAIN_MS = 5_000
 
@@ -69,6 +72,8 @@ export interface RelayParts {
   /** Something failed without which nothing can go on; default is to end the process. */
   onFatal?: (error: unknown) => void
   subscribe?: Partial<SubscribeSettings>
+  /** How hosts are followed. */
+  follow?: Partial<FollowSettings>
 }
 
 export interface Relay {
@@ -88,12 +93,13 @@ interface Ground {
   metrics: Metrics
   now: () => number
   userAgent: string
+  /** Deviations from how hosts are followed. */
+  follow: Partial<FollowSettings> | undefined
   version: string
   store: RelayStore
   known: KnownIdentities
   events: SegmentLog
-  /** Events of the log that a crash had kept from the store. */
-  folded: number
+  repeats: Repeats
   fetcher: Fetcher
   /** For the directory, which the operator names. */
   plcFetcher: Fetcher
@@ -110,8 +116,6 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await hosts.load()
   await crawl.load()
   await running.floods.load()
-  // The log tells of accounts but not of whom they are counted for.
-  if (ground.folded > 0) hosts.setCounts(await store.accounts.countByHost())
   const subscription = createSubscription(ground, parts)
   const moderation = new Moderation({ ...running, store, log: events })
   const siblings = createSiblings(ground)
@@ -221,6 +225,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     failed: onFatal,
   })
   await beginDirectory(store.settings, now())
+  const repeats = await Repeats.of(events, await store.fold.watermark())
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {
@@ -229,10 +234,11 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     version,
     now,
     userAgent,
+    follow: parts.follow,
     store,
     known: new KnownIdentities({ store: store.identities, onError }),
     events,
-    folded,
+    repeats,
     metrics: createMetrics({ process: true }),
     fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
@@ -268,7 +274,7 @@ function createCheck({ settings, fetcher, userAgent, now }: Ground, hosts: Hosts
 
 /** Everything between the sockets of hosts and the log. */
 function compose(ground: Ground) {
-  const { settings, store, events, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
+  const { settings, store, events, repeats, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
   const hosts = new Hosts({
     store: store.hosts,
     bans: store.bans,
@@ -310,6 +316,7 @@ function compose(ground: Ground) {
     lookup: new Lookup({ identities, now }),
     limits: { hostLookups: settings.hostConcurrency },
     now,
+    isRepeated: frame => repeats.has(frame),
     isActive: (host, did) => askWhetherActive(fetcher, host.origin, did),
     onBroken: (host, detail) => upstreams.broken(host, detail),
     onInfo: (host, frame) => upstreams.info(host, frame),
@@ -325,6 +332,7 @@ function compose(ground: Ground) {
     reach: { allowPrivate: settings.allowInsecureHosts },
     userAgent,
     now,
+    ...(ground.follow ? { settings: ground.follow } : {}),
     onEnd: ({ hostname }, { reason, detail, error, retryMs, failures }) => {
       countEnd(reason)
       log.debug({ host: hostname, reason, detail, error, retryMs, failures }, 'upstream ended')

@@ -11,6 +11,7 @@ export const INTAKE_REASON_TEXT = {
   'account-quota': 'the host has as many accounts as it may have, and this is one more',
   'account-rate': 'the account sends more events than one account may',
   'identity-rate': 'the host sends more #identity events about accounts of others than it may',
+  repeated: 'the very same event has passed already, before this relay was restarted',
   failed: 'an error of this relay; the event was not passed on',
 } as const
 
@@ -32,6 +33,7 @@ const HARMLESS: ReadonlySet<RejectReason> = new Set<RejectReason>([
   'account-blocked',
   'identity-unavailable',
   'account-quota',
+  'repeated',
   'failed',
 ])
 

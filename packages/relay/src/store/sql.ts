@@ -171,16 +171,6 @@ function createAccountStore(db: Db<RelaySchema>): AccountStore {
       const rows = await kysely.selectFrom('account').selectAll().where('did', 'in', dids).execute()
       return rows.map(accountOf)
     },
-    async countByHost() {
-      const rows = await kysely
-        .selectFrom('account')
-        .select(['host', eb => eb.fn.countAll().as('n')])
-        .where('host', 'is not', null)
-        .where(eb => eb.or([eb('status', 'is', null), eb('status', '<>', 'deleted')]))
-        .groupBy('host')
-        .execute()
-      return new Map(rows.map(({ host, n }) => [host!, Number(n)]))
-    },
     async setLocal(did, local) {
       await kysely
         .insertInto('account')

@@ -179,17 +179,6 @@ for (const database of testDatabases()) {
       assert.deepEqual(await listed(dids[1]!), [])
     })
 
-    test('accounts are counted by host, without those that are deleted', async t => {
-      const { accounts, fold } = await open(t)
-      const gone = { active: false, status: 'deleted' }
-      const stored = [account(1), account(2), account(3, gone), account(4, { host: 2, status: 'x' })]
-      await fold.save({ watermark: 1, accounts: [...stored, account(5, { host: null })], hosts: [] })
-      assert.deepEqual([...(await accounts.countByHost())].sort(), [
-        [1, 2],
-        [2, 1],
-      ])
-    })
-
     test('what administrators did is listed from the newest on', async t => {
       const { audit } = await open(t)
       for (const at of [1, 2, 3]) await audit.add({ at, address: '::1', action: 'x/y', params: '{}', status: 200 })

@@ -94,8 +94,6 @@ export interface StoredAccount {
 export interface AccountStore {
   /** Those of the given ones that there are, in any order. */
   load(dids: readonly Did[]): Awaitable<StoredAccount[]>
-  /** How many accounts each host has, those that are deleted excepted. Reads them all. */
-  countByHost(): Promise<Map<HostId, number>>
   /** Of an account that may not be known yet. */
   setLocal(did: Did, local: string | null): Promise<void>
   /** In order of DID, `after` excluded. */
