@@ -47,7 +47,6 @@ export class ReferenceDaemon {
       PDS_DEV_MODE: 'true',
       PDS_DATA_DIRECTORY: folder,
       PDS_BLOBSTORE_DISK_LOCATION: join(folder, 'blocks'),
-      PDS_DID_PLC_URL: plcUrl,
       PDS_JWT_SECRET: 'a secret of the reference',
       PDS_ADMIN_PASSWORD: 'reference-admin',
       PDS_INVITE_REQUIRED: 'false',
@@ -56,6 +55,8 @@ export class ReferenceDaemon {
       PDS_DISABLE_SSRF_PROTECTION: 'true',
       PDS_RATE_LIMITS_ENABLED: 'false',
       ...env,
+      // It asks no directory at a bare address.
+      PDS_DID_PLC_URL: plcUrl.replace('127.0.0.1', 'localhost'),
     }
   }
 
@@ -63,7 +64,13 @@ export class ReferenceDaemon {
     await mkdir(this.env.PDS_BLOBSTORE_DISK_LOCATION!, { recursive: true })
     const child = spawn(process.execPath, ['--input-type=module', '-e', LAUNCH], {
       cwd: referenceFolder,
-      env: { PATH: process.env.PATH, LOG_ENABLED: 'false', NODE_ENV: 'test', ...this.env },
+      env: {
+        PATH: process.env.PATH,
+        LOG_ENABLED: 'true',
+        LOG_DESTINATION: '/tmp/reflog',
+        NODE_ENV: 'test',
+        ...this.env,
+      },
       stdio: ['ignore', 'ignore', 'pipe'],
     })
     this.#child = child
