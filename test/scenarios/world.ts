@@ -171,7 +171,8 @@ export class World {
   }
 }
 
-async function startRelay(folder: string, plcUrl: string, { env, ...parts }: WorldOptions): Promise<Relay> {
+/** A Relay over a folder, which may be that of another. */
+export async function startRelay(folder: string, plcUrl: string, { env, ...parts }: WorldOptions): Promise<Relay> {
   const given = {
     RELAY_API_BIND: '127.0.0.1:0',
     RELAY_PERSIST_DIR: join(folder, 'log'),
