@@ -93,3 +93,6 @@ export const JWT_LENGTH_MAX = 8_192
 
 /** Event sequence numbers are below 2^53. Source: event-stream spec. */
 export const SEQ_MAX = Number.MAX_SAFE_INTEGER
+
+/** Events in one checkpoint of a relay's log; their list has 40 bytes for each. A number of ours. */
+export const CHECKPOINT_EVENTS_MAX = 100_000

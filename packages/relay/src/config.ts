@@ -1,5 +1,6 @@
 /** The Relay's settings. Names are those of indigo's relay and of bigsky where they have the same setting. */
 import { defineSettings, type Settings } from '@millisky/server/config'
+import { logSettings } from './config-log.ts'
 import { operationSettings } from './config-operation.ts'
 import { streamSettings } from './config-streams.ts'
 
@@ -200,6 +201,7 @@ export const settings = defineSettings(
       section: 'Verification',
     },
     ...operationSettings,
+    ...logSettings,
     ...streamSettings,
     logLevel: {
       type: 'enum',

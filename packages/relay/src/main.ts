@@ -1,5 +1,6 @@
 /** Puts the Relay together. */
 import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { withSeq } from '@millisky/core/event'
 import { SettingsError } from '@millisky/server/config'
@@ -18,11 +19,13 @@ import { addAdminApi } from './api/admin.ts'
 import { ADMIN_METHODS, addAudit } from './api/admin-audit.ts'
 import { adminGuard } from './api/admin-auth.ts'
 import { addAdminMethods } from './api/admin-methods.ts'
+import { addCheckpointApi } from './api/checkpoints.ts'
 import { addDirectoryApi, beginDirectory } from './api/directory.ts'
 import { addHostApi } from './api/hosts.ts'
 import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
 import { HostCheck } from './check.ts'
+import { Checkpoints } from './checkpoints.ts'
 import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
 import { originsOf } from './config-operation.ts'
@@ -128,9 +131,12 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     insecure: settings.allowInsecureHosts,
   })
   await administration.load()
-  const http = serve(ground, { ...running, moderation, subscription, siblings, administration })
+  const checkpoints = createCheckpoints(ground)
+  const http = serve(ground, { ...running, moderation, subscription, siblings, administration, checkpoints })
   const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
   const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => void prune(ground), PRUNE_MS)]
+  const sign = () => void checkpoints.run().catch(ground.onError)
+  if (settings.checkpointMs > 0) timers.push(setInterval(sign, settings.checkpointMs))
   for (const timer of timers) timer.unref()
   let url = ''
   let closing: Promise<void> | null = null
@@ -149,6 +155,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await running.verifiers.close()
     await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
     await ground.known.close()
+    await checkpoints.close()
     await events.close()
     await store.close()
   }
@@ -377,6 +384,7 @@ interface Serving extends ReturnType<typeof compose> {
   subscription: Subscription
   siblings: Siblings
   administration: Administration
+  checkpoints: Checkpoints
 }
 
 function serve(ground: Ground, serving: Serving) {
@@ -393,6 +401,7 @@ function serve(ground: Ground, serving: Serving) {
   addAudit(http, { audit: store.audit, now })
   const xrpc = new Xrpc(http, { log, checkReplies: insecure })
   addSyncApi(http, xrpc, { ...serving, store, save: () => serving.fold.save(), insecure, version })
+  addCheckpointApi(xrpc, serving.checkpoints)
   addDirectoryApi(xrpc, { ...serving, store, save: () => serving.fold.save(), now })
   const isConnected = (host: Host) => upstreams.isConnected(host)
   addHostApi(http, xrpc, { hosts, check: serving.check, isConnected, insecure, now })
@@ -412,6 +421,11 @@ function serve(ground: Ground, serving: Serving) {
     accountsThrottled: () => floods.size,
   })
   return http
+}
+
+function createCheckpoints({ settings, events, store, now }: Ground): Checkpoints {
+  const folder = join(settings.persistDir, 'checkpoints')
+  return new Checkpoints({ log: events, store: store.checkpoints, folder, now })
 }
 
 /** Metrics alone, on an address that is not public. */
