@@ -162,6 +162,21 @@ test('T71 did:web and did:plc are treated alike, other methods are not passed on
   assert.ok(refused + gone > before)
 })
 
+test('T71 a DID in capitals is nobody, and is not taken for the one in small letters', async () => {
+  const alice = await account()
+  const sum = async () => Object.values(await world.rejects(name)).reduce((total, count) => total + count, 0)
+  const before = await sum()
+  const shouted = new FakeAccount(alice.did.replace(/[^:]+$/, id => id.toUpperCase()) as never, alice.key)
+  pds.announce(shouted)
+  pds.sendPost(shouted, 'shouted')
+  pds.sendPost(alice, 'said')
+  await until('the other came', () => consumer.pathsOf(alice.did).length === 2)
+  await until('both are refused', async () => (await sum()) >= before + 2)
+  assert.deepEqual(consumer.of(shouted.did), [])
+  assert.equal((await sync('getRepoStatus', alice.did)).body.active, true)
+  assert.equal((await sync('getRepoStatus', shouted.did)).status, 404)
+})
+
 test('T73 T22 a takedown hides what was said before from replay, also after a restart', async t => {
   const [alice, bob] = [await account(), await account()]
   await world.post('/admin/repo/takeDown', { did: alice.did })
