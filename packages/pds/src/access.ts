@@ -7,7 +7,8 @@ import { timingSafeEqual } from 'node:crypto'
 import { utf8 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
 import { sha256 } from '@millisky/core/hash'
-import type { Did, Nsid } from '@millisky/core/syntax'
+import { readServiceJwt } from '@millisky/core/jwt'
+import { type Did, isDid, type Nsid } from '@millisky/core/syntax'
 import type { Auth } from '@millisky/server/xrpc'
 import type { FastifyRequest } from 'fastify'
 import type { Access, User, Viewer } from './callers.ts'
@@ -46,6 +47,10 @@ export interface PdsAccess extends Access {
   admin: Auth<{ isAdmin: true }>
   /** The admin, or the moderation service by a token of its own. */
   moderator: Auth<{ isAdmin: boolean }>
+  /** A session, or whom a service token of the account's own key proves: for services that upload in its name, such as of video. */
+  uploader: Auth<User>
+  /** A session as demanded, or the moderation service, which then acts for the account in the parameter `did`. */
+  sessionOrModService(demands: SessionDemands): Auth<SessionUser>
   /** The DID that a service token proves, as for moving an account here; null without a token. */
   service: Auth<Did | null>
 }
@@ -104,6 +109,20 @@ export function createAccess(parts: AccessParts): PdsAccess {
       }
       checkAdmin(request)
       return { isAdmin: true }
+    },
+    async uploader(request, call) {
+      const token = serviceTokenOf(request)
+      if (token === null) return session({})(request, call)
+      const did = await parts.serviceTokens.verify(token, call.nsid)
+      return { did, mayWrite: () => {}, mayUpload: () => {} }
+    },
+    sessionOrModService: demands => async (request, call) => {
+      const token = serviceTokenOf(request)
+      if (token === null) return session(demands)(request, call)
+      await checkModService(parts, token, call.nsid)
+      const did = new URLSearchParams(request.raw.url!.split('?')[1]).get('did')
+      if (!isDid(did)) throw new Refused('InvalidRequest', 'Invalid or missing did parameter')
+      return sessionUser({ did, scope: SCOPES.access })
     },
     async service(request, { nsid }) {
       const credentials = credentialsOf(request)
@@ -185,6 +204,18 @@ function bearerOf(request: FastifyRequest): string {
   const credentials = credentialsOf(request)
   if (credentials?.type !== 'bearer') throw missing()
   return credentials.value
+}
+
+/** The bearer token if it is one of a service, which names the method that it is good for; nothing of it is proven yet. */
+function serviceTokenOf(request: FastifyRequest): string | null {
+  const credentials = credentialsOf(request)
+  if (credentials?.type !== 'bearer') return null
+  try {
+    const { payload } = readServiceJwt(credentials.value)
+    return payload.lxm !== undefined ? credentials.value : null
+  } catch {
+    return null
+  }
 }
 
 /** Null for anything but the user `admin` with some password, which may hold colons. */

@@ -85,7 +85,7 @@ export class Accounts {
     const { inviteCode, password } = wanted
     if (inviteCode) await this.#assertInvite(inviteCode)
     if (await store.accounts.byHandle(handle)) throw taken('Handle', handle)
-    if (await store.accounts.byEmail(email)) throw taken('Email', email)
+    if (await store.accounts.byEmail(email)) throw taken('Email', wanted.email!)
     if (wanted.did) await this.#assertProven(wanted.did, wanted.provenBy)
     const hash = password ? await hashPassword(password, randomBytes(16)) : null
     const identity = wanted.did
@@ -108,7 +108,7 @@ export class Accounts {
       await identity.undo()
       if (!(error instanceof Taken)) throw error
       if (error.what === 'did') throw new Refused('InvalidRequest', `Account already exists: ${did}`)
-      throw error.what === 'handle' ? taken('Handle', handle) : taken('Email', email)
+      throw error.what === 'handle' ? taken('Handle', handle) : taken('Email', wanted.email!)
     }
   }
 

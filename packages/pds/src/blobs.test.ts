@@ -145,7 +145,7 @@ test('what is taken down lies in quarantine, is shown to nobody, and is not forg
   time += 30 * 86_400_000
   assert.equal((await pds.blobs.collect()).blobs, 0)
   time -= 30 * 86_400_000
-  assert.equal((await upload(pds, alice, bytes)).json.message, 'Blob has been taken down, cannot be uploaded again')
+  assert.equal((await upload(pds, alice, bytes)).json.message, 'Blob has been takendown, cannot re-upload')
 })
 
 test('the same bytes at the same time are one blob', async t => {

@@ -100,12 +100,12 @@ export class Blobs {
       const cid = meter.cid()
       return await lanes.run(did, async () => {
         const account = await store.accounts.byDid(did)
-        if (!account) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+        if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
         if (statusOf(account) === 'takendown') {
           throw new Refused('AccountTakedown', 'Account has been taken down', 401)
         }
         const known = await store.blobs.get(account.id, cid)
-        if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been taken down, cannot be uploaded again')
+        if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been takendown, cannot re-upload')
         if (!known) await this.#assertRoom(account, meter.size)
         await driver.keep(staged, did, cid)
         return await store.blobs.put(account.id, { cid, mimeType, size: meter.size }, now())

@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { base32 } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
 import {
+  assertPasswordLength,
   hashAppPassword,
   hashPassword,
   NEW_PASSWORD_LENGTH_MAX,
-  PASSWORD_LENGTH_MAX,
   passwordMatches,
 } from './passwords.ts'
 import { type Account, type AppPassword, type Store, Taken } from './store/store.ts'
@@ -34,9 +34,9 @@ export class Credentials {
     if (password.length > NEW_PASSWORD_LENGTH_MAX) throw new Refused('InvalidRequest', 'Invalid password length.')
   }
 
-  /** Whether it is the account's own password. */
+  /** Whether it is the account's own password. @throws Refused 401 for one that is too long to be */
   async isPassword(account: Account, password: string): Promise<boolean> {
-    if (password.length > PASSWORD_LENGTH_MAX) return false
+    assertPasswordLength(password)
     const kept = await this.#store.accounts.password(account.id)
     return kept !== null && (await passwordMatches(password, kept))
   }

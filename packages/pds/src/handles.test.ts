@@ -15,6 +15,33 @@ test("handles below the server's domains follow its rules", () => {
   assert.throws(() => checkHandle('admin.pds.test', rules), refused('HandleNotAvailable', 'Reserved handle'))
 })
 
+test('slurs stand in no handle, but where the operator says so', () => {
+  const refusal = refused('InvalidHandle', 'Inappropriate language in handle')
+  for (const handle of [
+    'faggot.pds.test',
+    'a-f4gg0t.pds.test',
+    'ch1nk.example.com',
+    'ni-gg-er.pds.test',
+    'xnigger1.pds.test',
+  ]) {
+    assert.throws(() => checkHandle(handle, rules), refusal, handle)
+  }
+  assert.equal(checkHandle('kike.example.com', rules, { anyValid: true }), 'kike.example.com')
+  for (const handle of ['raccoon.pds.test', 'cooney.pds.test', 'fagan.pds.test', 'nigel.pds.test', 'niger.pds.test'])
+    assert.equal(checkHandle(handle, rules), handle)
+})
+
+test('names that stand for the service or for famous people are reserved, unless the operator gives them', () => {
+  for (const front of ['www', 'bsky', 'xrpc', 'support', 'nasa', 'well-known'])
+    assert.throws(
+      () => checkHandle(`${front}.pds.test`, rules),
+      refused('HandleNotAvailable', 'Reserved handle'),
+      front,
+    )
+  assert.equal(checkHandle('support.pds.test', rules, { anyValid: true }), 'support.pds.test')
+  assert.equal(checkHandle('support.example.com', rules), 'support.example.com')
+})
+
 test('foreign handles only have to be possible', () => {
   assert.equal(checkHandle('al.example.com', rules), 'al.example.com')
   assert.equal(checkHandle('jay.bsky.team', rules), 'jay.bsky.team')

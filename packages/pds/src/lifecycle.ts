@@ -119,7 +119,7 @@ export class Lifecycle {
   #change(did: Did, patch: AccountPatch, eventsOf: (after: Account) => Promise<PendingEvent[]>): Promise<void> {
     return this.#repos.lanes.run(did, async () => {
       const before = await this.#repos.store.accounts.byDid(did)
-      if (!before) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+      if (!before) throw new Refused('AccountNotFound', 'Account not found', 403)
       const { key: _key, password: _password, ...visible } = patch
       const after = { ...before, ...visible }
       await this.#repos.store.accounts.update(before.id, patch, await eventsOf(after))

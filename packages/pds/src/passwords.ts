@@ -8,6 +8,7 @@
  */
 import { argon2, createHash, scrypt, timingSafeEqual } from 'node:crypto'
 import { promisify } from 'node:util'
+import { Refused } from '@millisky/core/errors'
 
 const argon2Async = promisify(argon2)
 const scryptAsync = promisify(scrypt) as (password: string, salt: string, length: number) => Promise<Buffer>
@@ -22,10 +23,16 @@ const MEMORY_KIB_MAX = 262_144
 const PASSES_MAX = 16
 const LANES_MAX = 16
 
-/** Longest password that is looked at; a longer one is wrong. Source: pds.md #27. */
-export const PASSWORD_LENGTH_MAX = 512
+/** Longest password that is looked at. Source: pds.md #27. */
+const PASSWORD_LENGTH_MAX = 512
 /** Longest password that can be set. */
 export const NEW_PASSWORD_LENGTH_MAX = 256
+
+/** Refuses what is never looked at, with a word for owners of such passwords of old. @throws Refused 401 */
+export function assertPasswordLength(password: string): void {
+  if (password.length <= PASSWORD_LENGTH_MAX) return
+  throw new Refused('AuthenticationRequired', 'Password too long. Consider resetting your password.', 401)
+}
 
 const PHC = /^\$argon2id\$v=19\$m=(\d{1,7}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})$/
 const SCRYPT = /^([0-9a-f]{32}):([0-9a-f]{128})$/

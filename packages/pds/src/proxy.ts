@@ -174,7 +174,7 @@ export class ServiceProxy {
 
   async #accountState(did: Did, isAppeal: boolean): Promise<RepoState> {
     const state = await this.#parts.repos.store.repos.state(did)
-    if (!state) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+    if (!state) throw new Refused('AccountNotFound', 'Account not found', 403)
     if (isAppeal) return state
     if (state.status === 'takendown') throw new Refused('AccountTakedown', 'Account has been taken down', 401)
     if (state.status === 'suspended') throw new Refused('AccountSuspended', 'Account is suspended', 401)

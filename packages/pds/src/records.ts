@@ -11,6 +11,7 @@ import { Refused } from '@millisky/core/errors'
 import { checkAsIs } from '@millisky/core/lexicon/check'
 import { recordSchema } from '@millisky/core/lexicon/records'
 import { isAtUri, isDid, isRkey, type Nsid, type Rkey } from '@millisky/core/syntax'
+import { hasSlur } from './slurs.ts'
 
 /** `true`: the schema must be known and fit. `false`: the data model only. Absent: the schema must fit if it is known. */
 export type ValidateMode = boolean | undefined
@@ -52,6 +53,7 @@ export function prepareRecord({ collection, rkey: given, record, validate, nextR
   const schema = recordSchema(collection)
   const rkey = given ?? fixedKey(schema) ?? nextRkey()
   if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
+  if (given !== undefined && hasSlur(given)) throw invalid('Unacceptable slur in record key')
   const blobs = findBlobs(value)
   const bytes = encode(value)
   const prepared: PreparedRecord = {
@@ -96,13 +98,15 @@ function validateRecord(
   }
   const result = checkAsIs(schema, value)
   if ('problem' in result) throw schemaRefusal(schema, value, result.problem)
-  if (!schema.keySchema.matches(rkey)) throw invalid(`Invalid record key for ${collection}: ${rkey}`)
+  const key = checkAsIs(schema.keySchema, rkey)
+  if ('problem' in key) throw invalid(`Invalid record key for ${collection}: ${key.problem}`)
   return 'valid'
 }
 
 /** What a schema has against a blob has names of its own, so that clients can tell people. */
 function schemaRefusal(schema: l.RecordSchema, record: Obj, problem: string): Refused {
-  const message = `Invalid ${schema.$type} record: ${problem}`
+  // Paths as clients know them, in which the record is a member of the call.
+  const message = `Invalid ${schema.$type} record: ${problem.replaceAll(' at $', ' at $.record')}`
   const result = schema.safeValidate(record)
   for (const { code, path } of result.success ? [] : result.reason.issues) {
     if (code === 'too_big' && isBlob(at(record, path))) return new Refused('InvalidSize', message)
@@ -129,7 +133,7 @@ const isBlob = (value: Value | undefined): boolean =>
 export function findBlobs(record: Obj): BlobUse[] {
   let found: Map<string, BlobUse> | undefined
   for (const [object, kind] of blobLike(record)) {
-    if (kind === 'legacy') throw invalid('Legacy blob references cannot be written: use the $type "blob"')
+    if (kind === 'legacy') throw invalid(`Legacy blobs are not allowed (${object.cid})`)
     const use = blobUse(object)
     found ??= new Map()
     found.set(use.cid.key, use)

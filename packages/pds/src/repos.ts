@@ -142,7 +142,7 @@ export class Repos {
   async #attempt<T>(did: Did, attempt: (state: RepoState) => Promise<T>): Promise<T> {
     for (let left = ATTEMPTS_MAX; ; left--) {
       const state = await this.store.repos.state(did)
-      if (!state) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+      if (!state) throw new Refused('AccountNotFound', 'Account not found', 403)
       assertWritable(state.status)
       try {
         return await attempt(state)

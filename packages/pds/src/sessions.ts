@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Refused } from '@millisky/core/errors'
 import { asHandle, isDid, isHandle, normalizeHandle } from '@millisky/core/syntax'
-import { hashPassword, isOutdatedHash, PASSWORD_LENGTH_MAX, passwordMatches } from './passwords.ts'
+import { assertPasswordLength, hashPassword, isOutdatedHash, passwordMatches } from './passwords.ts'
 import { type Account, type AppPassword, type Session, type Store, statusOf } from './store/store.ts'
 import { type AccessScope, REFRESH_MS, type RefreshToken, SCOPES, type Tokens } from './tokens.ts'
 
@@ -58,6 +58,7 @@ export class Sessions {
    */
   async login(identifier: string, password: string, { allowTakendown = false } = {}): Promise<SignedIn> {
     const started = performance.now()
+    assertPasswordLength(password)
     const found = await this.#find(identifier)
     const matched = await this.#match(found, password)
     if (!found || !matched) {
@@ -121,7 +122,6 @@ export class Sessions {
 
   /** Null if the password opens nothing. */
   async #match(account: Account | null, password: string): Promise<{ appPassword: AppPassword | null } | null> {
-    if (password.length > PASSWORD_LENGTH_MAX) return null
     const kept = account && (await this.#store.accounts.password(account.id))
     const matches = await passwordMatches(password, kept ?? NO_PASSWORD)
     if (!account) return null

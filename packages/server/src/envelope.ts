@@ -43,10 +43,19 @@ const NAMES: Readonly<Record<number, string>> = {
   429: 'RateLimitExceeded',
 }
 
+/** Of a media type that is none. */
+const NO_TYPE: Envelope = {
+  status: 400,
+  error: 'InvalidRequest',
+  message: 'Request encoding (Content-Type) required but not provided',
+  isBug: false,
+}
+
 function foreignEnvelope(error: unknown): Envelope | undefined {
   if (!(error instanceof Error) || !('code' in error) || !('statusCode' in error)) return undefined
   const { code, statusCode: status } = error
   if (typeof code !== 'string' || !code.startsWith('FST_') || typeof status !== 'number') return undefined
   if (status < 400 || status >= 500) return undefined
+  if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return NO_TYPE
   return { status, error: NAMES[status] ?? 'InvalidRequest', message: error.message, isBug: false }
 }

@@ -274,10 +274,15 @@ test('input that will not do', async () => {
   const json = 'application/json'
   assert.deepEqual(
     await errorOf(fetch(`${url}/io.example.echo`, { method: 'POST', headers: { 'content-type': json } })),
-    [400, 'InvalidRequest', 'Unexpected end of JSON input'],
+    [400, 'InvalidRequest', 'Missing required key "name" at $'],
   )
   assert.deepEqual((await echoed(Buffer.from('{}')))[2], 'Request encoding (Content-Type) required but not provided')
   assert.deepEqual((await echoed('{}', 'text/plain'))[2], 'Wrong request encoding (Content-Type): text/plain')
+  assert.deepEqual(await echoed('{}', 'nonsense'), [
+    400,
+    'InvalidRequest',
+    'Request encoding (Content-Type) required but not provided',
+  ])
   assert.deepEqual((await echoed('{}', json))[2], 'Missing required key "name" at $')
   assert.match(
     (await echoed('{"name":"toolong"}', json))[2] as string,

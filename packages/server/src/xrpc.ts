@@ -371,7 +371,9 @@ function inputReader(
     }
     if (!expectsJson) return rawInput(request, type, limit)
     const text = fromUtf8(await readBody(request.raw, limit))
-    const value = keepsData ? jsonToValue(text, { depthMax: BODY_DEPTH_MAX }) : parseJsonBody(text)
+    // Clients say that they send JSON and then send nothing where everything is optional.
+    const json = text === '' ? '{}' : text
+    const value = keepsData ? jsonToValue(json, { depthMax: BODY_DEPTH_MAX }) : parseJsonBody(json)
     if (shape === undefined) return value
     const checked = check(shape, value)
     if ('problem' in checked) throw new Refused('InvalidRequest', checked.problem)

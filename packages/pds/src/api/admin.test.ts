@@ -340,7 +340,7 @@ test('a blob that is taken down is not served and not taken again', async t => {
   assert.deepEqual((await post(pds, 'updateSubjectStatus', { subject, takedown })).json, { subject, takedown })
   assert.deepEqual((await get(pds, 'getSubjectStatus', { did: alice.did, blob: cid })).json, { subject, takedown })
   assert.equal((await read()).status, 400)
-  assert.deepEqual(failure(await upload()), invalid('Blob has been taken down, cannot be uploaded again'))
+  assert.deepEqual(failure(await upload()), invalid('Blob has been takendown, cannot re-upload'))
   await post(pds, 'updateSubjectStatus', { subject, takedown: { applied: false } })
   assert.equal((await read()).status, 200)
 })

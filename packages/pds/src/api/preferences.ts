@@ -29,15 +29,19 @@ export interface PreferencesApiParts {
 export function addPreferencesApi(xrpc: Xrpc, { store, access, elsewhere, now }: PreferencesApiParts): void {
   const accountId = async ({ did }: SessionUser) => {
     const account = await store.accounts.byDid(did)
-    if (!account) throw new Refused('AccountNotFound', `Could not find account: ${did}`, 403)
+    if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
     return account.id
   }
-  xrpc.query(getPreferences, { auth: access.session({ takendown: true }), instead: elsewhere }, async ({ auth }) => {
-    const kept = await store.accounts.preferences(await accountId(auth))
-    const values = kept.map(({ json }) => jsonToValue(json) as Obj)
-    const visible = values.filter(({ $type }) => auth.isFull || !FULL_ACCESS_ONLY.has($type as string))
-    return { preferences: [...visible, ...declaredAge(values, now())] as never }
-  })
+  xrpc.query(
+    getPreferences,
+    { auth: access.sessionOrModService({ takendown: true }), instead: elsewhere },
+    async ({ auth }) => {
+      const kept = await store.accounts.preferences(await accountId(auth))
+      const values = kept.map(({ json }) => jsonToValue(json) as Obj)
+      const visible = values.filter(({ $type }) => auth.isFull || !FULL_ACCESS_ONLY.has($type as string))
+      return { preferences: [...visible, ...declaredAge(values, now())] as never }
+    },
+  )
   xrpc.procedure(
     putPreferences,
     { auth: access.session({ unlessTakendown: true }), bodyBytesMax: PREFERENCES_BYTES_MAX, instead: elsewhere },

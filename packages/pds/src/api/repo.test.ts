@@ -57,9 +57,17 @@ test('what is not ours to write or read', async t => {
   const [alice, bob] = [await pds.user('alice'), await pds.user('bob')]
   const nobody = await pds.post('com.atproto.repo.createRecord', create(alice, post('x')))
   assert.deepEqual([nobody.status, nobody.json.error], [401, 'AuthMissing'])
-  for (const repo of [alice.did, 'alice.test', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'nobody.test']) {
+  const carol = await pds.user('carol', { deactivated: true })
+  const refusals = {
+    [alice.did]: [401, 'AuthenticationRequired'],
+    'alice.test': [401, 'AuthenticationRequired'],
+    [carol.did]: [401, 'AccountDeactivated'],
+    'did:plc:ewvi7nxzyoun6zhxrhs64oiz': [403, 'AccountNotFound'],
+    'nobody.test': [403, 'AccountNotFound'],
+  }
+  for (const [repo, expected] of Object.entries(refusals)) {
     const other = await pds.post('com.atproto.repo.createRecord', create(alice, post('x'), { repo }), bob)
-    assert.deepEqual([other.status, other.json.error], [401, 'AuthenticationRequired'], repo)
+    assert.deepEqual([other.status, other.json.error], expected, repo)
   }
   const foreign = { repo: 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', collection: 'app.bsky.feed.post', rkey: 'a' }
   const elsewhere = await pds.get('com.atproto.repo.getRecord', foreign)

@@ -23,7 +23,7 @@ import type { Blobs } from '../blobs.ts'
 import type { User } from '../callers.ts'
 import type { Imports } from '../imports.ts'
 import { type PreparedRecord, prepareRecord, type ValidateMode } from '../records.ts'
-import type { Repos, WantedWrite, WriteResult } from '../repos.ts'
+import { assertWritable, type Repos, type WantedWrite, type WriteResult } from '../repos.ts'
 import { type Account, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
 
@@ -184,15 +184,19 @@ function addBlobs(xrpc: Xrpc, parts: Parts): void {
   const rates = (parts.uploadLimits ?? []).map((limit): RateRule<Call<typeof uploadBlob, User>> => {
     return { limit, key: ({ auth }) => auth.did }
   })
-  xrpc.procedure(uploadBlob, { auth: access.user, bodyBytesMax: blobs.bytesMax, rates }, async ({ input, auth }) => {
-    auth.mayUpload(input.encoding)
-    const { cid, mimeType, size } = await blobs.upload(auth.did, input)
-    return { blob: { $type: 'blob' as const, ref: cid, mimeType, size } }
-  })
+  xrpc.procedure(
+    uploadBlob,
+    { auth: access.uploader, bodyBytesMax: blobs.bytesMax, rates },
+    async ({ input, auth }) => {
+      auth.mayUpload(input.encoding)
+      const { cid, mimeType, size } = await blobs.upload(auth.did, input)
+      return { blob: { $type: 'blob' as const, ref: cid, mimeType, size } }
+    },
+  )
   xrpc.query(listMissingBlobs, { auth: access.user }, async ({ params, auth }) => {
     const { limit = 500, cursor } = params
     const account = await accountOf(store, auth.did)
-    if (!account) throw new Refused('AccountNotFound', `Could not find account: ${auth.did}`, 403)
+    if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
     const after = cursor === undefined ? {} : { after: parseCursor(cursor) }
     const missing = await store.blobs.missing(account.id, { limit, ...after })
     const found = missing.map(({ cid, path }) => ({ cid: cid.toString(), recordUri: `at://${auth.did}/${path}` }))
@@ -201,7 +205,7 @@ function addBlobs(xrpc: Xrpc, parts: Parts): void {
 }
 
 function addImport(xrpc: Xrpc, { access, imports, importBytesMax }: Parts): void {
-  const options = { auth: access.session({ full: true }), bodyBytesMax: importBytesMax }
+  const options = { auth: access.session({ full: true, unlessTakendown: true }), bodyBytesMax: importBytesMax }
   xrpc.procedure(importRepo, options, async ({ input, auth }) => {
     if (!imports) throw new Refused('InvalidRequest', 'Service is not accepting repo imports')
     await imports.import(auth.did, input.body)
@@ -238,11 +242,13 @@ function written(did: Did, { path, cid, validationStatus }: PreparedRecord, comm
   return { uri: `at://${did}/${path}`, cid: cid.toString(), commit: commitMeta(commit), validationStatus }
 }
 
-/** The caller's DID if that is the repository meant. @throws Refused 401 */
+/** The caller's DID if that is the repository meant. @throws Refused 403 AccountNotFound, 401 */
 async function ownRepo({ store }: Parts, repo: AtIdentifier, { did }: User): Promise<Did> {
   if (repo === did) return did
-  const account = isDid(repo) ? null : await store.accounts.byHandle(normalizeHandle(repo))
-  if (account?.did !== did) throw new Refused('AuthenticationRequired', 'Authentication Required', 401)
+  const account = await accountOf(store, repo)
+  if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
+  assertWritable(statusOf(account))
+  if (account.did !== did) throw new Refused('AuthenticationRequired', 'Authentication Required', 401)
   return did
 }
 

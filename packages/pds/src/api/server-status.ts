@@ -6,7 +6,7 @@ import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
 import type { DidUpdates } from '../did-updates.ts'
 import type { Lifecycle } from '../lifecycle.ts'
-import type { Store } from '../store/store.ts'
+import { type Store, statusOf } from '../store/store.ts'
 import { ownAccount } from './availability.ts'
 
 export interface StatusApiParts {
@@ -24,7 +24,8 @@ export function addStatusApi(xrpc: Xrpc, { store, access, lifecycle, didUpdates 
     lifecycle.deactivate(auth.did, input.deleteAfter === undefined ? null : Date.parse(input.deleteAfter)),
   )
   xrpc.query(checkAccountStatus, { auth: access.user }, async ({ auth }) => {
-    const { id, did, deactivatedAt } = await ownAccount(store, auth.did)
+    const account = await ownAccount(store, auth.did)
+    const { id, did } = account
     const [state, counts, blobs, validDid] = await Promise.all([
       store.repos.state(did),
       store.repos.counts(id),
@@ -33,7 +34,7 @@ export function addStatusApi(xrpc: Xrpc, { store, access, lifecycle, didUpdates 
     ])
     const { commit, rev } = state!.head
     return {
-      activated: deactivatedAt === null,
+      activated: statusOf(account) === 'active',
       validDid,
       repoCommit: commit.toString(),
       repoRev: rev,

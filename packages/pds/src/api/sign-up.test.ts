@@ -65,7 +65,7 @@ test('what is wrong with a sign-up is said as clients expect it', async t => {
   const cases: [Record<string, unknown>, unknown][] = [
     [wanted('bob', { handle: 'alice.test' }), invalid('Handle already taken: alice.test')],
     [wanted('bob', { handle: 'ALICE.test' }), invalid('Handle already taken: alice.test')],
-    [wanted('bob', { email: 'Alice@example.com' }), invalid('Email already taken: alice@example.com')],
+    [wanted('bob', { email: 'Alice@example.com' }), invalid('Email already taken: Alice@example.com')],
     [wanted('bob', { email: undefined }), invalid('Email is required')],
     [wanted('bob', { email: 'bob' }), invalid(email)],
     [wanted('bob', { email: 'bob@localhost' }), invalid(email)],
