@@ -14,6 +14,8 @@ export const RELAY_MARKER = 'atproto-relay'
 const FAILURES_OFFLINE = 8
 /** The longest wait between two attempts. */
 const RETRY_MAX_MS = 3_600_000
+/** A host that was offline and is connected for this long is active again, also when nothing comes. */
+const PROOF_MS = 5_000
 /** A connected host of which nothing came for this long is idle. */
 const IDLE_MS = 24 * 3_600_000
 /** How many connections are begun at once in the beginning, and the time until the next ones. */
@@ -39,6 +41,8 @@ interface Upstream {
   /** Connections in a row that ended with a broken frame, without progress in between. */
   broken: number
   brokenAt: number | null
+  /** Until a host that was offline has proven that it is back. */
+  proof: NodeJS.Timeout | null
 }
 
 export class Upstreams {
@@ -73,7 +77,7 @@ export class Upstreams {
       known.follow.retryNow()
       return
     }
-    const upstream: Upstream = { follow: null as never, broken: 0, brokenAt: null }
+    const upstream: Upstream = { follow: null as never, broken: 0, brokenAt: null, proof: null }
     const url = `${host.record.noTls ? 'ws' : 'wss'}://${host.hostname}/xrpc/com.atproto.sync.subscribeRepos`
     upstream.follow = new Follow({
       url,
@@ -82,8 +86,11 @@ export class Upstreams {
       userAgent: this.#parts.userAgent,
       now: this.#parts.now,
       settings: { retryMaxMs: RETRY_MAX_MS, ...this.#parts.settings },
-      onOpen: headers => this.#opened(host, headers),
-      onFrames: frames => this.#parts.take(host, frames),
+      onOpen: headers => this.#opened(host, upstream, headers),
+      onFrames: frames => {
+        if (upstream.proof !== null) this.#prove(host, upstream)
+        return this.#parts.take(host, frames)
+      },
       onEnd: end => this.#ended(host, upstream, end),
     })
     this.#upstreams.set(host, upstream)
@@ -98,6 +105,7 @@ export class Upstreams {
     const upstream = this.#upstreams.get(host)
     if (!upstream) return
     this.#upstreams.delete(host)
+    this.#unprove(upstream)
     host.connectedAt = null
     this.#parts.release?.(host)
     await upstream.follow.stop()
@@ -131,7 +139,7 @@ export class Upstreams {
     return host.record.status === 'banned' || this.#parts.hosts.bannedDomain(host.hostname) !== null
   }
 
-  #opened(host: Host, headers: IncomingHttpHeaders): void {
+  #opened(host: Host, upstream: Upstream, headers: IncomingHttpHeaders): void {
     if (String(headers.server ?? '').includes(RELAY_MARKER)) {
       this.#parts.hosts.noteStatus(host, 'banned', 'it is a relay itself')
       void this.disconnect(host)
@@ -140,14 +148,30 @@ export class Upstreams {
     host.socketSeq = -1
     host.connectedAt = this.#parts.now()
     host.lastEventAt ||= host.connectedAt
+    if (host.record.status === 'offline') {
+      upstream.proof = setTimeout(() => this.#prove(host, upstream), this.#parts.settings?.stableMs ?? PROOF_MS).unref()
+    }
+  }
+
+  /** A host that was offline is back with what it sends, or when it stays for a while: opening alone proves nothing. */
+  #prove(host: Host, upstream: Upstream): void {
+    if (upstream.proof === null) return
+    this.#unprove(upstream)
     if (host.record.status === 'offline') this.#parts.hosts.noteStatus(host, 'active', null)
+  }
+
+  #unprove(upstream: Upstream): void {
+    clearTimeout(upstream.proof ?? undefined)
+    upstream.proof = null
   }
 
   #ended(host: Host, upstream: Upstream, end: FollowEnd): void {
     const { hosts } = this.#parts
+    this.#unprove(upstream)
     host.connectedAt = null
     host.lastEnd = end.error ? `${end.reason}: ${end.error} ${end.detail}` : `${end.reason}: ${end.detail}`
-    if (end.error === 'FutureCursor') {
+    // Without a cursor there is nothing to give up: it is a failure like any other.
+    if (end.error === 'FutureCursor' && host.resumeAt !== null) {
       hosts.noteGap(host, `it has not come as far as cursor ${host.resumeAt}: its events begin anew`)
       host.resumeAt = null
       upstream.follow.retryNow()
