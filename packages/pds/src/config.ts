@@ -296,6 +296,14 @@ export const settings = defineSettings(
       doc: 'Relays that are asked to crawl this server, as URLs.',
       section: 'Network',
     },
+    streamExtras: {
+      type: 'bool',
+      default: true,
+      env: ['PDS_STREAM_EXTRAS'],
+      flag: '--stream-extras',
+      doc: 'Consumers of the event stream may ask for chosen events, compression and JSON.',
+      section: 'Network',
+    },
     appViewUrl: {
       type: 'url',
       env: ['PDS_BSKY_APP_VIEW_URL'],

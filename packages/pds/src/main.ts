@@ -110,7 +110,9 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
   const outside = openOutside(settings, names, version, log, now, parts)
   core.onCommit = () => outside.crawlers.notify()
   const http = createHttp({ log, product: `millisky-pds/${version}`, trustProxy: settings.trustProxy })
-  const subscription = new Subscription({ log: core.store.log, now })
+  const { streamExtras: on } = settings
+  const extras = { filters: on, compression: on, json: on }
+  const subscription = new Subscription({ log: core.store.log, now, extras })
   await addMethods({ ...core, ...outside, settings, names, version, log, now, http })
   http.route({
     method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],

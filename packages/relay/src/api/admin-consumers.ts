@@ -24,6 +24,7 @@ export function addConsumerRoutes(
       connected_at: new Date(consumer.connectedAt).toISOString(),
       cursor: consumer.cursor,
       lag: consumer.lag,
+      form: consumer.form,
     })),
   )
   admin.post('/admin/consumers/kick', async request => {

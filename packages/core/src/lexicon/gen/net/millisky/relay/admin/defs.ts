@@ -253,6 +253,11 @@ type Consumer = {
    * Sent so far.
    */
   bytes: number
+
+  /**
+   * How it is sent events, such as `cbor` or `json, filtered`.
+   */
+  form: string
 }
 
 export type { Consumer }
@@ -269,6 +274,7 @@ const consumer = /*#__PURE__*/ l.typedObject<Consumer>(
     lag: /*#__PURE__*/ l.integer(),
     events: /*#__PURE__*/ l.integer(),
     bytes: /*#__PURE__*/ l.integer(),
+    form: /*#__PURE__*/ l.string(),
   }),
 )
 
