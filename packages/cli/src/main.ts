@@ -70,19 +70,26 @@ function exitOverridden(command: Command): Command {
 
 /** Administration, by the methods of a running server, and tools. */
 async function adminCommands(): Promise<Command[]> {
-  const [{ accountCommand, inviteCommand, requestCrawlCommand }, { hostCommand }, relay, { keyCommand }] =
-    await Promise.all([
-      import('./pds-admin.ts'),
-      import('./host-command.ts'),
-      import('./relay-admin.ts'),
-      import('./key.ts'),
-    ])
+  const [
+    { accountCommand, inviteCommand, requestCrawlCommand },
+    { hostCommand },
+    relay,
+    { relayLogCommand },
+    { keyCommand },
+  ] = await Promise.all([
+    import('./pds-admin.ts'),
+    import('./host-command.ts'),
+    import('./relay-admin.ts'),
+    import('./relay-log.ts'),
+    import('./key.ts'),
+  ])
   const ofRelay = [
     hostCommand(),
     relay.consumerCommand(),
     relay.domainCommand(),
     relay.auditCommand(),
     relay.outboxCommand(),
+    relayLogCommand(),
   ]
   return [accountCommand(), inviteCommand(), requestCrawlCommand(), ...ofRelay, keyCommand()]
 }

@@ -367,6 +367,17 @@ export function verifySegment(folder: string, first: number): string | null {
   }
 }
 
+/** Reads a whole log and compares every event with its checksum. Changes nothing; nobody may be writing to it. */
+export function checkSegments(folder: string): { segment: string; events: number; problem: string | null }[] {
+  return listSegments(folder).map(({ first, hasData }) => {
+    const segment = nameOf(first)
+    if (!hasData) return { segment, events: 0, problem: 'the data is missing' }
+    if (!existsSync(indexPath(folder, first))) return { segment, events: 0, problem: 'the index is missing' }
+    const events = Math.max(0, Math.floor((sizeOf(indexPath(folder, first)) - HEADER_BYTES) / RECORD_BYTES))
+    return { segment, events, problem: verifySegment(folder, first) }
+  })
+}
+
 function sizeOf(path: string): number {
   const fd = openSync(path, 'r')
   try {

@@ -17,7 +17,7 @@ import { decodeFrame, withSeq } from '@millisky/core/event'
 import { framesOf, toWire } from './frame-wire.ts'
 import type { Log } from './log.ts'
 import { HEADER_BYTES, RECORD_BYTES } from './segment-index.ts'
-import { LogDamaged, type Repair, recoverSegments, verifySegment } from './segment-recovery.ts'
+import { checkSegments, LogDamaged, type Repair, recoverSegments, verifySegment } from './segment-recovery.ts'
 import { SKIP } from './segment-state.ts'
 import { openSegmentLog, type SegmentLog, type SegmentLogOptions } from './segments.ts'
 import { logContract, readAll, recoverTestFrame, type TestEvent, type TestLog, testFrame } from './testing.ts'
@@ -337,6 +337,14 @@ describe('segment log, opened after harm', () => {
     cpSync(base, folder, { recursive: true })
     flip(files(folder, 'log')[1]!, 50)
     assert.match(verifySegment(folder, Number(files(folder, 'log')[1]!.slice(-20, -4)))!, /not as it was written/)
+    rmSync(files(folder, 'idx')[0]!)
+    rmSync(files(folder, 'log').at(-1)!)
+    const checked = checkSegments(folder)
+    const sound = checked.filter(({ problem }) => problem === null)
+    assert.ok(sound.length > 0 && sound.length === checked.length - 3 && sound.every(({ events }) => events > 0))
+    assert.match(checked[0]!.problem!, /index is missing/)
+    assert.match(checked[1]!.problem!, /not as it was written/)
+    assert.match(checked.at(-1)!.problem!, /data is missing/)
   })
 
   test('a log that was closed and has less than that now is damaged', async t => {
