@@ -226,12 +226,14 @@ export function writeCar(roots: readonly Cid[], blocks: Iterable<Block>): Uint8A
   return bytes
 }
 
-function blockBytes({ cid, bytes }: Block): number {
+/** How long a block is in a CAR. */
+export function blockBytes({ cid, bytes }: Block): number {
   const length = cid.length + bytes.length
   return varintBytes(length) + length
 }
 
-function writeBlock(target: Uint8Array, at: number, { cid, bytes }: Block): number {
+/** Writes a block into a CAR that is being made; returns the offset behind it. There must be room, see {@link blockBytes}. */
+export function writeBlock(target: Uint8Array, at: number, { cid, bytes }: Block): number {
   at = writeVarint(target, at, cid.length + bytes.length)
   cid.copyTo(target, at)
   target.set(bytes, at + cid.length)

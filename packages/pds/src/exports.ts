@@ -3,35 +3,54 @@
  *
  * The order is that of streamable CARs: the commit, then the tree in pre-order with each record at its place. A subtree
  * whose top node is not newer than `since` was there then as it is now, with all below it; so what changed is found by
- * walking down from the root, at a cost that grows with the change and not with the repository.
+ * walking down from the root, at a cost that grows with the change and not with the repository. One collection is a range of
+ * keys: the nodes on the way to it and all below, which prove that nothing of it is left out.
  */
-import { PassThrough, type Readable } from 'node:stream'
+import { PassThrough, type Readable, type Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { concat } from '@millisky/core/bytes'
-import { carBlock, carHeader } from '@millisky/core/car'
-import type { Cid } from '@millisky/core/cid'
-import { Unavailable } from '@millisky/core/errors'
-import { decodeNode } from '@millisky/core/mst/encoding'
-import type { AccountId, RepoSnapshot, Store, StoredRecord } from './store/store.ts'
-
-const CHUNK_BYTES = 64 * 1024
-/** Records read at a time: enough to be quick, few enough that the largest ones fit in memory. */
-const PAGE_BYTES = 512 * 1024
-const PAGE_RECORDS_MIN = 4
-const PAGE_RECORDS_MAX = 100
+import { constants, createGzip, createZstdCompress } from 'node:zlib'
+import { Refused, Unavailable } from '@millisky/core/errors'
+import type { Head } from '@millisky/core/repo'
+import type { Nsid } from '@millisky/core/syntax'
+import { CHUNK_BYTES, exportChunks } from './exports/chunks.ts'
+import type { AccountId, RepoSnapshot, Store } from './store/store.ts'
 
 export interface ExportLimits {
   /** Exports at a time; each holds a view of the database open. */
   atOnceMax: number
-  /** A reader that takes nothing for this long is given up. */
+  /** Of one reader. */
+  perReaderMax: number
+  /** A reader that takes nothing for this long is given up, and one that takes a chunk in this long sixteen times over. */
   stallMs: number
 }
 
-export const EXPORT_LIMITS: ExportLimits = { atOnceMax: 32, stallMs: 60_000 }
+export const EXPORT_LIMITS: ExportLimits = { atOnceMax: 64, perReaderMax: 24, stallMs: 60_000 }
+
+/** Each chunk that is taken buys this share of the time for a stall: 64 KB in 3.75 s, when that is a minute. */
+const CHUNKS_PER_STALL = 16
+
+export type Encoding = 'gzip' | 'zstd'
+
+export interface ExportOptions {
+  /** Only what came after this rev. */
+  since?: string | undefined
+  /** Only records of this collection. */
+  collection?: Nsid | undefined
+  encoding?: Encoding | undefined
+  /** Whom to count for, such as an address. */
+  reader?: string | undefined
+}
+
+/** An export under way. `body` has to be read or destroyed. */
+export interface Export {
+  head: Head
+  body: Readable
+}
 
 export class Exports {
   readonly #store: Store
   readonly #limits: ExportLimits
+  readonly #readers = new Map<string, number>()
   #running = 0
 
   constructor(store: Store, limits: ExportLimits = EXPORT_LIMITS) {
@@ -39,100 +58,106 @@ export class Exports {
     this.#limits = limits
   }
 
-  /** The CAR of an account's repository, or of what came into it after `since`. @throws Unavailable */
-  stream(account: AccountId, since?: string): Readable {
-    if (this.#running >= this.#limits.atOnceMax) {
+  /** How many are under way. */
+  get running(): number {
+    return this.#running
+  }
+
+  /** Begins the CAR of an account's repository as it is now. @throws Unavailable, Refused 429 */
+  open(account: AccountId, options: ExportOptions = {}): Promise<Export> {
+    const leave = this.#enter(options.reader ?? '')
+    const { promise, resolve, reject } = Promise.withResolvers<Export>()
+    this.#store.repos
+      .snapshot(account, view => {
+        const body = createBody(options.encoding)
+        resolve({ head: view.head, body })
+        return this.#send(view, options, body).catch(error => body.destroy(error))
+      })
+      .catch(reject)
+      .finally(leave)
+    return promise
+  }
+
+  /** @returns what frees the place again. */
+  #enter(reader: string): () => void {
+    const { atOnceMax, perReaderMax } = this.#limits
+    if (this.#running >= atOnceMax) {
       throw new Unavailable('NotEnoughResources', 'Too many repositories are being exported', 503, 10)
     }
+    const own = this.#readers.get(reader) ?? 0
+    if (own >= perReaderMax) {
+      throw new Refused('RateLimitExceeded', 'Too many exports at a time', 429, { 'retry-after': '10' })
+    }
+    this.#readers.set(reader, own + 1)
     this.#running++
-    const out = new PassThrough({ highWaterMark: 4 * CHUNK_BYTES })
-    const stall = setTimeout(() => out.destroy(new Error('the reader of an export has stalled')), this.#limits.stallMs)
-    this.#store.repos
-      .snapshot(account, view =>
-        pipeline(
-          chunks(exportBlocks(view, since), () => stall.refresh()),
-          out,
-        ),
-      )
-      .catch(error => out.destroy(error))
-      .finally(() => {
-        clearTimeout(stall)
-        this.#running--
-      })
-    return out
+    return () => {
+      this.#running--
+      const left = this.#readers.get(reader)! - 1
+      if (left === 0) this.#readers.delete(reader)
+      else this.#readers.set(reader, left)
+    }
+  }
+
+  /** Resolves when nothing more is needed of the database; the reader has then to take the rest. */
+  #send(view: RepoSnapshot, options: ExportOptions, body: Transform): Promise<void> {
+    const patience = new Patience(this.#limits.stallMs, () => {
+      body.destroy(new Unavailable('NotEnoughResources', 'the reader of an export has stalled'))
+    })
+    body.once('close', () => patience.end())
+    return pipeline(paced(exportChunks(view, options), patience), body)
   }
 }
 
-/** The parts of the CAR, header first. */
-export async function* exportBlocks(view: RepoSnapshot, since?: string): AsyncGenerator<Uint8Array> {
-  const { head, commit } = view
-  yield carHeader([commit.cid])
-  if (since !== undefined && head.rev <= since) return
-  yield carBlock(commit)
-  yield* exportTree(view, head.data, since, new RecordPages(view))
-}
-
-async function* exportTree(
-  view: RepoSnapshot,
-  cid: Cid,
-  since: string | undefined,
-  pages: RecordPages,
-): AsyncGenerator<Uint8Array> {
-  const node = await view.node(cid)
-  if (since !== undefined && node.rev <= since) return
-  yield carBlock({ cid, bytes: node.bytes })
-  const { keys, values, links } = decodeNode(node.bytes)
-  for (let i = 0; i < links.length; i++) {
-    const link = links[i]!
-    if (link) yield* exportTree(view, link, since, pages)
-    if (i === keys.length) break
-    const record = since === undefined ? await pages.at(keys[i]!) : await view.record(keys[i]!)
-    if (!record?.cid.equals(values[i]!)) throw new Error(`record ${keys[i]} is not what the tree says`)
-    if (since === undefined || record.rev > since) yield carBlock(record)
-  }
-}
-
-/** Reads records in order of path, a page at a time; what is asked for comes in that order. */
-class RecordPages {
-  readonly #view: RepoSnapshot
-  #page: StoredRecord[] = []
-  #next = 0
-  #limit = PAGE_RECORDS_MIN
-
-  constructor(view: RepoSnapshot) {
-    this.#view = view
-  }
-
-  async at(path: string): Promise<StoredRecord | undefined> {
-    if (this.#next === this.#page.length) await this.#turn()
-    const record = this.#page[this.#next++]
-    return record?.path === path ? record : undefined
-  }
-
-  async #turn(): Promise<void> {
-    const after = this.#page.at(-1)?.path ?? ''
-    this.#page = await this.#view.records(after, this.#limit)
-    this.#next = 0
-    let bytes = 0
-    for (const record of this.#page) bytes += record.bytes.length
-    const fitting = Math.floor((PAGE_BYTES * this.#page.length) / Math.max(bytes, 1))
-    this.#limit = Math.min(PAGE_RECORDS_MAX, Math.max(PAGE_RECORDS_MIN, fitting))
-  }
-}
-
-/** Joins small parts, and lets everybody else have a turn after each chunk. `taken` is called when the reader took one. */
-async function* chunks(parts: AsyncIterable<Uint8Array>, taken: () => void): AsyncGenerator<Uint8Array> {
-  let gathered: Uint8Array[] = []
-  let bytes = 0
-  for await (const part of parts) {
-    gathered.push(part)
-    bytes += part.length
-    if (bytes < CHUNK_BYTES) continue
-    yield concat(gathered)
-    taken()
-    gathered = []
-    bytes = 0
+/** Lets everybody else have a turn after each chunk that was taken. */
+async function* paced(chunks: AsyncIterable<Uint8Array>, patience: Patience): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) {
+    yield chunk
+    patience.add()
     await new Promise(setImmediate)
   }
-  if (bytes > 0) yield concat(gathered)
+}
+
+/** Runs out when nothing is added for a time, and also when too little is. */
+class Patience {
+  readonly #most: number
+  readonly #over: () => void
+  #until: number
+  #timer: NodeJS.Timeout
+
+  constructor(ms: number, over: () => void) {
+    this.#most = ms
+    this.#over = over
+    this.#until = performance.now() + ms
+    this.#timer = setTimeout(() => this.#check(), ms)
+  }
+
+  add(): void {
+    this.#until = Math.min(performance.now() + this.#most, this.#until + this.#most / CHUNKS_PER_STALL)
+  }
+
+  end(): void {
+    clearTimeout(this.#timer)
+  }
+
+  #check(): void {
+    const left = this.#until - performance.now()
+    if (left > 0) this.#timer = setTimeout(() => this.#check(), Math.ceil(left))
+    else this.#over()
+  }
+}
+
+/** Little is buffered: what a reader does not take stays in the database. */
+function createBody(encoding: Encoding | undefined): Transform {
+  switch (encoding) {
+    case 'zstd':
+      return createZstdCompress({
+        chunkSize: CHUNK_BYTES,
+        // A window of 256 KiB: some 1.5 MB of memory for each export.
+        params: { [constants.ZSTD_c_compressionLevel]: 3, [constants.ZSTD_c_windowLog]: 18 },
+      })
+    case 'gzip':
+      return createGzip({ chunkSize: CHUNK_BYTES, level: 4 })
+    case undefined:
+      return new PassThrough({ highWaterMark: CHUNK_BYTES })
+  }
 }

@@ -25,6 +25,7 @@ import { perAddress } from '../rates.ts'
 import { type Account, type AccountId, type RepoSnapshot, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
 import { parseCursor } from './repo.ts'
+import { sendExport } from './sync-export.ts'
 
 const CAR = 'application/vnd.ipld.car'
 /** Blocks of one getBlocks; the lexicon names no limit. */
@@ -53,13 +54,13 @@ function addRepoReads(xrpc: Xrpc, parts: Parts): void {
   const { store, exports } = parts
   const auth = parts.access.viewer
   const rates = perAddress(parts.exportLimits)
-  xrpc.query(getRepo, { auth, exempt: true, rates }, async ({ params, auth }) => {
+  xrpc.query(getRepo, { auth, exempt: true, rates }, async ({ params, auth, request, reply }) => {
     const account = await available(store, params.did, auth)
-    return raw(CAR, exports.stream(account.id, params.since))
+    return sendExport({ store, exports }, account, params.since, request, reply)
   })
-  xrpc.query(getCheckout, { auth, exempt: true, rates }, async ({ params, auth }) => {
+  xrpc.query(getCheckout, { auth, exempt: true, rates }, async ({ params, auth, request, reply }) => {
     const account = await available(store, params.did, auth)
-    return raw(CAR, exports.stream(account.id))
+    return sendExport({ store, exports }, account, undefined, request, reply)
   })
   xrpc.query(getRecord, { auth }, async ({ params, auth }) => {
     const account = await available(store, params.did, auth)

@@ -2,6 +2,7 @@
  * Statements of the paths that everything waits for, compiled once.
  */
 import type { Db } from '@millisky/server/db/db'
+import { sql } from 'kysely'
 import type { PdsSchema } from './schema.ts'
 
 export function prepareRepoReads(db: Db<PdsSchema>) {
@@ -10,6 +11,7 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
   const record = () => kysely.selectFrom('record').select(['path', 'cid', 'rev', 'bytes'])
   return {
     ...prepareLists(db),
+    ...preparePages(db),
     state: db.prepare((did: string) =>
       kysely
         .selectFrom('account as a')
@@ -97,6 +99,50 @@ function prepareLists(db: Db<PdsSchema>) {
         .where('path', '>', after)
         .orderBy('path')
         .limit(1),
+    ),
+  }
+}
+
+/** What exports read: records between two paths, and how large the next ones are. */
+function preparePages(db: Db<PdsSchema>) {
+  const { kysely } = db
+  // Neither database reads the bytes for it.
+  const sizeOf = sql<number>`length(bytes)`.as('size')
+  return {
+    pageSize: db.prepare((account: number, above: string, below: string, limit: number) =>
+      kysely
+        .selectFrom(
+          kysely
+            .selectFrom('record')
+            .select(sizeOf)
+            .where('account', '=', account)
+            .where('path', '>', above)
+            .where('path', '<', below)
+            .orderBy('path')
+            .limit(limit)
+            .as('page'),
+        )
+        .select(eb => eb.fn.sum('size').as('size')),
+    ),
+    pageSizes: db.prepare((account: number, above: string, below: string, limit: number) =>
+      kysely
+        .selectFrom('record')
+        .select(sizeOf)
+        .where('account', '=', account)
+        .where('path', '>', above)
+        .where('path', '<', below)
+        .orderBy('path')
+        .limit(limit),
+    ),
+    page: db.prepare((account: number, above: string, below: string, limit: number) =>
+      kysely
+        .selectFrom('record')
+        .select(['path', 'bytes'])
+        .where('account', '=', account)
+        .where('path', '>', above)
+        .where('path', '<', below)
+        .orderBy('path')
+        .limit(limit),
     ),
   }
 }

@@ -89,7 +89,7 @@ class Scribe {
   }
 
   /** Writes records that hold a number each, or deletes those that have none. */
-  async write(store: Store, ...wanted: [path: string, n: number | null, blobs?: Cid[], subject?: string][]) {
+  async write(store: Store, ...wanted: [path: string, n: number | string | null, blobs?: Cid[], subject?: string][]) {
     const writes: Write[] = []
     const records: RecordWrite[] = []
     for (const [path, n, blobs = [], subject = null] of wanted) {
@@ -337,6 +337,23 @@ for (const { name, skip, url } of testDatabases()) {
       await alice.write(store, ['a.b.c/1', 1, [cid]])
       const { looseSince } = await store.blobs.put(alice.account.id, { cid, mimeType: 'a/b', size: 1 }, 100)
       assert.equal(looseSince, null)
+    })
+
+    withStore('a page of records is as large as it may be', async store => {
+      const alice = await scribe(store, 'alice')
+      await alice.write(store, ['a.b.c/1', 'x'.repeat(100)], ['a.b.c/2', 'x'.repeat(900)], ['a.b.c/3', 'x'.repeat(90)])
+      await alice.write(store, ['a.b.c/4', 'x'], ['a.b.d/1', 'x'])
+      await store.repos.snapshot(alice.account.id, async view => {
+        const page = async (after: string, below: string, bytesMax: number) =>
+          (await view.page(after, below, bytesMax)).map(({ path }) => path)
+        assert.deepEqual(await page('', '~', 10_000), ['a.b.c/1', 'a.b.c/2', 'a.b.c/3', 'a.b.c/4', 'a.b.d/1'])
+        assert.deepEqual(await page('', '~', 500), ['a.b.c/1'])
+        assert.deepEqual(await page('a.b.c/1', '~', 500), ['a.b.c/2'])
+        assert.deepEqual(await page('a.b.c/2', 'a.b.c0', 500), ['a.b.c/3', 'a.b.c/4'])
+        assert.deepEqual(await page('a.b.c/4', 'a.b.c0', 500), [])
+        const [first] = await view.page('', '~', 1)
+        assert.deepEqual(first!.bytes, (await view.record('a.b.c/1'))!.bytes)
+      })
     })
 
     withStore('a snapshot does not move', async store => {

@@ -351,6 +351,8 @@ export interface RepoSnapshot {
   record(path: string): Awaitable<StoredRecord | null>
   /** In path order, `after` excluded. */
   records(after: string, limit: number): Awaitable<StoredRecord[]>
+  /** The next ones in path order, between `after` and `below`: as many as come to `bytesMax` together, and at least one. */
+  page(after: string, below: string, bytesMax: number): Awaitable<{ path: string; bytes: Uint8Array }[]>
 }
 
 /** A blob whose bytes are in the blob store. */

@@ -1,0 +1,177 @@
+/** The bytes of an export: a walk through a repository's tree, packed into chunks. */
+import type { Block } from '@millisky/core/blocks'
+import { blockBytes, carBlock, carHeader, writeBlock } from '@millisky/core/car'
+import { type Cid, hashMatches } from '@millisky/core/cid'
+import { decodeNode } from '@millisky/core/mst/encoding'
+import type { Nsid } from '@millisky/core/syntax'
+import type { RepoSnapshot } from '../store/store.ts'
+
+/** What goes to the reader at a time. Larger blocks go in pieces. */
+export const CHUNK_BYTES = 64 * 1024
+/** Records read at a time; one that is larger comes alone. */
+const PAGE_BYTES = 128 * 1024
+
+export interface Wanted {
+  since?: string | undefined
+  collection?: Nsid | undefined
+}
+
+/** The chunks of a CAR in streamable order. They are the reader's to keep. */
+export async function* exportChunks(view: RepoSnapshot, { since, collection }: Wanted): AsyncGenerator<Uint8Array> {
+  const { head, commit } = view
+  const packer = new Packer()
+  yield carHeader([commit.cid])
+  if (since !== undefined && head.rev <= since) return
+  packer.put(commit)
+  // `/` is followed by `0`.
+  const range = collection === undefined ? WHOLE : { above: `${collection}/`, below: `${collection}0` }
+  const walk = new Walk(view, range, since)
+  for (let block = await walk.next(); block; ) {
+    if (!packer.put(block)) {
+      if (packer.size > 0) yield packer.take()
+      if (!packer.put(block)) yield* pieces(carBlock(block))
+    }
+    const next = walk.next()
+    block = next instanceof Promise ? await next : next
+  }
+  if (packer.size > 0) yield packer.take()
+}
+
+function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) yield bytes.subarray(at, at + CHUNK_BYTES)
+}
+
+/** Fills chunks with blocks. */
+class Packer {
+  #chunk = new Uint8Array(CHUNK_BYTES)
+  #size = 0
+
+  get size(): number {
+    return this.#size
+  }
+
+  /** Returns false, and has done nothing, if there is no room. */
+  put(block: Block): boolean {
+    if (this.#size + blockBytes(block) > CHUNK_BYTES) return false
+    this.#size = writeBlock(this.#chunk, this.#size, block)
+    return true
+  }
+
+  take(): Uint8Array {
+    const full = this.#chunk.subarray(0, this.#size)
+    this.#chunk = new Uint8Array(CHUNK_BYTES)
+    this.#size = 0
+    return full
+  }
+}
+
+interface Range {
+  /** Both excluded. */
+  above: string
+  below: string
+}
+
+const WHOLE: Range = { above: '', below: '~' }
+
+/** A node whose first `next` entries, each with the subtree before it, are done. */
+interface Place {
+  keys: string[]
+  values: Cid[]
+  links: (Cid | null)[]
+  next: number
+  /** Whether the subtree before entry `next` is done. */
+  below: boolean
+}
+
+/** Gives one block after the other, at once where the database answers at once: a promise for each would be most of the cost. */
+class Walk {
+  readonly #view: RepoSnapshot
+  readonly #range: Range
+  readonly #since: string | undefined
+  readonly #stack: Place[] = []
+  #root: Cid | null
+  #page: { path: string; bytes: Uint8Array }[] = []
+  #onPage = 0
+  #after: string
+
+  constructor(view: RepoSnapshot, range: Range, since: string | undefined) {
+    this.#view = view
+    this.#range = range
+    this.#since = since
+    this.#root = view.head.data
+    this.#after = range.above
+  }
+
+  /** The next block; undefined at the end. */
+  next(): Block | undefined | Promise<Block | undefined> {
+    for (;;) {
+      const found = this.#step()
+      if (found instanceof Promise) return found.then(block => (block === null ? this.next() : block))
+      if (found !== null) return found
+    }
+  }
+
+  /** Null if there was nothing to give at this place. */
+  #step(): Block | null | undefined | Promise<Block | null> {
+    const place = this.#stack.at(-1)
+    if (!place) {
+      const root = this.#root
+      this.#root = null
+      return root ? this.#enter(root) : undefined
+    }
+    const { keys, values, links, next } = place
+    const { above, below } = this.#range
+    const key = keys[next]
+    if (!place.below) {
+      place.below = true
+      const link = links[next]
+      const isOutside = (key !== undefined && key <= above) || (next > 0 && keys[next - 1]! >= below)
+      return link && !isOutside ? this.#enter(link) : null
+    }
+    if (key === undefined) {
+      this.#stack.pop()
+      return null
+    }
+    place.next++
+    place.below = false
+    return key > above && key < below ? this.#record(key, values[next]!) : null
+  }
+
+  #enter(cid: Cid): Block | null | Promise<Block | null> {
+    const node = this.#view.node(cid)
+    return node instanceof Promise ? node.then(node => this.#entered(cid, node)) : this.#entered(cid, node)
+  }
+
+  #entered(cid: Cid, { rev, bytes }: { rev: string; bytes: Uint8Array }): Block | null {
+    if (this.#since !== undefined && rev <= this.#since) return null
+    this.#stack.push({ ...decodeNode(bytes), next: 0, below: false })
+    return { cid, bytes }
+  }
+
+  #record(path: string, cid: Cid): Block | null | Promise<Block | null> {
+    if (this.#since !== undefined) return this.#newRecord(path, cid, this.#since)
+    if (this.#onPage < this.#page.length) return this.#onThisPage(path, cid)
+    const page = this.#view.page(this.#after, this.#range.below, PAGE_BYTES)
+    const turned = (page: { path: string; bytes: Uint8Array }[]) => {
+      this.#page = page
+      this.#onPage = 0
+      this.#after = page.at(-1)?.path ?? this.#after
+      return this.#onThisPage(path, cid)
+    }
+    return page instanceof Promise ? page.then(turned) : turned(page)
+  }
+
+  #onThisPage(path: string, cid: Cid): Block {
+    const record = this.#page[this.#onPage++]
+    if (record?.path !== path || !hashMatches(cid, record.bytes)) throw differs(path)
+    return { cid, bytes: record.bytes }
+  }
+
+  async #newRecord(path: string, cid: Cid, since: string): Promise<Block | null> {
+    const record = await this.#view.record(path)
+    if (!record?.cid.equals(cid)) throw differs(path)
+    return record.rev > since ? record : null
+  }
+}
+
+const differs = (path: string) => new Error(`record ${path} is not what the tree says`)
