@@ -55,7 +55,7 @@ async function openStore(folder: string) {
   const { createSqlStore } = await import('@millisky/relay/store/sql')
   const { migrations } = await import('@millisky/relay/store/schema')
   type Schema = import('@millisky/relay/store/schema').RelaySchema
-  return createSqlStore(await openDb<Schema>(`sqlite://${join(folder, 'relay.sqlite')}`, { migrations }))
+  return createSqlStore(await openDb<Schema>(`sqlite://${join(folder, 'relay.sqlite')}`, { migrations, mapBytes: 0 }))
 }
 
 async function build(folder: string, port: number): Promise<void> {
@@ -292,7 +292,7 @@ export async function run(report: (title: string, rows: Measured[], unit?: strin
         note('hosts idle', memoryOf(relay))
         const before = [count(), await cpuOf(relay)] as const
         await heard({ speak: [HOSTS, SPEAKERS] })
-        const events = (await settled(count)) - before[0]
+        const events = (await settled(count, 5_000)) - before[0]
         report(
           'events of accounts not in memory, no signature',
           [flat('#account', events / ((await cpuOf(relay)) - before[1]))],

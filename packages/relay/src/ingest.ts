@@ -64,14 +64,19 @@ export interface IngestLimits {
   hostBytes: number
   /** Events of one host that wait for identities. */
   hostLookups: number
-  /** Of all hosts together. */
+  /** Of all hosts together; a host always has a few of its own. */
+  events: number
   bytes: number
 }
+
+/** Events that each host may have under way however many there are of others. */
+const HOST_SHARE = 20
 
 export const INGEST_LIMITS: Readonly<IngestLimits> = {
   hostEvents: 2_000,
   hostBytes: 16 * 1_048_576,
   hostLookups: 40,
+  events: 20_000,
   bytes: 256 * 1_048_576,
 }
 
@@ -224,8 +229,14 @@ export class Ingest {
   }
 
   #hasRoom(host: Host): boolean {
-    const { hostEvents, hostBytes, hostLookups, bytes } = this.#limits
-    return host.events < hostEvents && host.bytes < hostBytes && host.lookups < hostLookups && this.#bytes < bytes
+    const { hostEvents, hostBytes, hostLookups } = this.#limits
+    const fits = host.events < hostEvents && host.bytes < hostBytes && host.lookups < hostLookups
+    return fits && !this.#isFull(host)
+  }
+
+  /** All hosts together have too much under way for more of this one. */
+  #isFull(host: Host): boolean {
+    return this.#bytes >= this.#limits.bytes || (this.#events >= this.#limits.events && host.events >= HOST_SHARE)
   }
 
   async #room(host: Host): Promise<void> {
@@ -233,14 +244,17 @@ export class Ingest {
     while (!this.#hasRoom(host)) {
       await new Promise<void>(resolve => {
         host.waiters.push(resolve)
-        if (this.#bytes >= this.#limits.bytes) this.#full.push(resolve)
+        if (this.#isFull(host)) this.#full.push(resolve)
       })
     }
   }
 
   #wake(host: Host): void {
     if (host.waiters.length > 0 && this.#hasRoom(host)) for (const wake of host.waiters.splice(0)) wake()
-    if (this.#full.length > 0 && this.#bytes < this.#limits.bytes) for (const wake of this.#full.splice(0)) wake()
+    const { events, bytes } = this.#limits
+    if (this.#full.length > 0 && this.#bytes < bytes && this.#events < events) {
+      for (const wake of this.#full.splice(0)) wake()
+    }
   }
 
   // One account's events

@@ -213,7 +213,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
       log.fatal({ err: error }, 'the relay cannot go on')
       process.exit(1)
     })
-  const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log }))
+  const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log, mapBytes: 0 }))
   const masked = new Set<number>()
   for (let after = ''; ; ) {
     const page = await store.accounts.listLocal(TAKENDOWN, after, 1_000)

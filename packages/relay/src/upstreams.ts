@@ -19,7 +19,7 @@ const PROOF_MS = 5_000
 /** A connected host of which nothing came for this long is idle. */
 const IDLE_MS = 24 * 3_600_000
 /** How many connections are begun at once in the beginning, and the time until the next ones. */
-const START_BURST = 20
+const START_BURST = 40
 const START_PAUSE_MS = 50
 
 export interface UpstreamsParts {

@@ -4,7 +4,7 @@ import type { Did } from '@millisky/core/syntax'
 import { testDid, testKey } from '@millisky/core/testing-repos'
 import { openDb } from '@millisky/server/db/db'
 import { testDatabases } from '@millisky/server/db/testing'
-import { packDid, packKey, unpackKey } from './identities.ts'
+import { packDid } from './identities.ts'
 import { migrations, type RelaySchema } from './schema.ts'
 import { createSqlStore } from './sql.ts'
 import type { StoredIdentity } from './store.ts'
@@ -20,14 +20,7 @@ const identity = (n: number, more: Partial<StoredIdentity> = {}): StoredIdentity
 
 const sorted = (identities: StoredIdentity[]) => identities.toSorted((a, b) => (a.did < b.did ? -1 : 1))
 
-test('keys and DIDs come through their short forms', () => {
-  for (const curve of ['k256', 'p256'] as const) {
-    for (let n = 0; n < 20; n++) {
-      const { didKey } = testKey(n, curve)
-      assert.equal(packKey(didKey).length, 33)
-      assert.equal(unpackKey(packKey(didKey)), didKey)
-    }
-  }
+test('DIDs have short forms of their own', () => {
   assert.equal(packDid(testDid(1)).length, 15)
   const dids = [...Array.from({ length: 100 }, (_, n) => testDid(n)), 'did:web:abc.example', 'did:web:abc.examplf']
   assert.equal(new Set(dids.map(did => Buffer.from(packDid(did as Did)).toString('hex'))).size, dids.length)

@@ -4,7 +4,8 @@
  * Rows are found by the binary DID: the 15 bytes of a did:plc, the text of any other. A text that were those 15 bytes would
  * have to be looked for among 2^120.
  */
-import { base58, concat, unbase32, unbase58, utf8 } from '@millisky/core/bytes'
+import { unbase32, utf8 } from '@millisky/core/bytes'
+import { packDidKey, unpackDidKey } from '@millisky/core/key-bytes'
 import { type Did, isPlcDid } from '@millisky/core/syntax'
 import type { Awaitable, Db, Executor, SqliteDb, SyncTx } from '@millisky/server/db/db'
 import { sql } from 'kysely'
@@ -30,28 +31,6 @@ interface Row {
 
 export function packDid(did: Did): Uint8Array {
   return isPlcDid(did) ? unbase32(did.slice(8)) : utf8(did)
-}
-
-const CODECS = [
-  { prefix: Uint8Array.of(0xe7, 0x01), mark: 0x00 },
-  { prefix: Uint8Array.of(0x80, 0x24), mark: 0x10 },
-] as const
-
-/** A `did:key` in 33 bytes: the compressed point, with the curve in the unused bits of its first byte. */
-export function packKey(didKey: string): Uint8Array {
-  const bytes = unbase58(didKey.slice('did:key:z'.length))
-  const codec = CODECS.find(({ prefix }) => bytes[0] === prefix[0] && bytes[1] === prefix[1])
-  if (codec === undefined || bytes.length !== 35) throw new Error(`not a key of an account: ${didKey.slice(0, 100)}`)
-  const packed = bytes.slice(2)
-  packed[0]! |= codec.mark
-  return packed
-}
-
-export function unpackKey(packed: Uint8Array): string {
-  const { prefix, mark } = packed[0]! & 0x10 ? CODECS[1] : CODECS[0]
-  const point = packed.slice()
-  point[0]! &= ~mark
-  return `did:key:z${base58(concat([prefix, point]))}`
 }
 
 const packHandle = (handle: string) =>
@@ -106,7 +85,7 @@ type Packed = [did: Uint8Array, at: number, key: Uint8Array | null, origin: numb
 const packed = ({ did, at, key, handle }: StoredIdentity, origin: number | null): Packed => [
   packDid(did),
   Math.floor(at / 1_000),
-  key === null ? null : packKey(key),
+  key === null ? null : packDidKey(key),
   origin,
   handle === null ? null : packHandle(handle),
 ]
@@ -114,7 +93,7 @@ const packed = ({ did, at, key, handle }: StoredIdentity, origin: number | null)
 const unpacked = (did: Did, { at, key, handle }: Omit<Row, 'did' | 'origin'>, pds: string | null): StoredIdentity => ({
   did,
   at: at * 1_000,
-  key: key && unpackKey(key),
+  key: key && unpackDidKey(key),
   pds,
   handle: handle && unpackHandle(handle),
 })

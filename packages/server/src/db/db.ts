@@ -119,6 +119,8 @@ export interface OpenDbOptions {
   /** Refuse changes; the database must exist and be migrated. Any number of processes and workers may read. */
   readonly?: boolean
   log?: DbLog
+  /** SQLite: bytes of the file that count as memory of the process while they are read; default 256 MiB, 0 for none. */
+  mapBytes?: number
   /** PostgreSQL: connections at most. Default 10. */
   connectionsMax?: number
 }

@@ -28,6 +28,8 @@ export interface ConnectionOptions {
   readonly: boolean
   /** Nothing of it has to outlive the process. */
   throwaway: boolean
+  /** Bytes of the file that are mapped into memory; what is read elsewhere is copied. */
+  mapBytes: number
 }
 
 /** One connection of node:sqlite, with its prepared statements. Everything is synchronous. */
@@ -36,14 +38,14 @@ export class SqliteConnection {
   readonly #prepared = new WeakMap<object, Native>()
   readonly #texts = new Map<string, Native>()
 
-  constructor(path: string, { readonly, throwaway }: ConnectionOptions) {
+  constructor(path: string, { readonly, throwaway, mapBytes }: ConnectionOptions) {
     this.#db = new DatabaseSync(path, { readOnly: readonly, timeout: 5_000, enableForeignKeyConstraints: true })
     try {
       if (!readonly) this.#db.exec('pragma journal_mode = wal')
       this.#db.exec(`
         pragma synchronous = ${throwaway ? 'off' : 'full'};
         pragma cache_size = ${readonly ? -8_192 : -65_536};
-        pragma mmap_size = 268435456;
+        pragma mmap_size = ${mapBytes};
         pragma temp_store = memory;
         pragma journal_size_limit = 67108864;
         pragma wal_autocheckpoint = 4000;`)

@@ -16,6 +16,7 @@ const GROUP_MAX = 500
 const GROUP_MS = 25
 const SLOW_TRANSACTION_MS = 5_000
 const IDLE_READERS_MAX = 4
+const MAP_BYTES = 268_435_456
 
 /** Opens a SQLite database; see `openDb` for URLs. */
 export async function openSqlite<S>(url: string, options: OpenDbOptions): Promise<SqliteDb<S>> {
@@ -61,6 +62,7 @@ class SqliteDatabase<S> implements SqliteDb<S> {
   readonly kysely: Kysely<S>
   readonly #folder: string | null
   readonly #readonly: boolean
+  readonly #mapBytes: number
   readonly #log: DbLog | undefined
   readonly #writer: SqliteConnection
   /** Answers reads while a transaction is open on the writer; opened when first needed. */
@@ -77,10 +79,15 @@ class SqliteDatabase<S> implements SqliteDb<S> {
     this.path = path
     this.#folder = folder
     this.#readonly = options.readonly ?? false
+    this.#mapBytes = options.mapBytes ?? MAP_BYTES
     this.#log = options.log
     if (folder) process.once('exit', this.#cleanup)
     if (!this.#readonly) mkdirSync(dirname(path), { recursive: true })
-    this.#writer = new SqliteConnection(path, { readonly: this.#readonly, throwaway: folder !== null })
+    this.#writer = new SqliteConnection(path, {
+      readonly: this.#readonly,
+      throwaway: folder !== null,
+      mapBytes: this.#mapBytes,
+    })
     const connection = {
       executeQuery: <R>(query: CompiledQuery) => this.#execute<R>(query),
       streamQuery: <R>(query: CompiledQuery, chunkSize: number) => this.#stream<R>(query, chunkSize),
@@ -213,12 +220,15 @@ class SqliteDatabase<S> implements SqliteDb<S> {
   /** The connection for a read outside transactions: the writer (whose cache is warm) unless it is inside one. */
   #reader(): SqliteConnection {
     if (!this.#busy) return this.#writer
-    this.#second ??= new SqliteConnection(this.path, { readonly: true, throwaway: false })
+    this.#second ??= new SqliteConnection(this.path, { readonly: true, throwaway: false, mapBytes: this.#mapBytes })
     return this.#second
   }
 
   #takeReader(): SqliteConnection {
-    return this.#idleReaders.pop() ?? new SqliteConnection(this.path, { readonly: true, throwaway: false })
+    return (
+      this.#idleReaders.pop() ??
+      new SqliteConnection(this.path, { readonly: true, throwaway: false, mapBytes: this.#mapBytes })
+    )
   }
 
   #giveReader(connection: SqliteConnection): void {
