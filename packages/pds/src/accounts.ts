@@ -16,6 +16,7 @@ import type { ServiceNames } from './config.ts'
 import { checkEmail } from './emails.ts'
 import { checkHandle, type HandleRules, isOwnHandle, isOwnName } from './handles.ts'
 import type { Lifecycle } from './lifecycle.ts'
+import { readFirstOperation } from './owned-identities.ts'
 import { hashPassword, NEW_PASSWORD_LENGTH_MAX } from './passwords.ts'
 import { type PlcDirectory, submitOperation } from './plc-client.ts'
 import { type Account, type Store, type StoredKey, statusOf, Taken } from './store/store.ts'
@@ -28,6 +29,8 @@ export interface WantedAccount {
   inviteCode?: string
   /** did:key that is put first among the rotation keys. */
   recoveryKey?: string
+  /** The first operation of a DID, signed by its owner: for a server without a rotation key. */
+  plcOperation?: unknown
   /** An identity that exists already; `provenBy` must be the same. */
   did?: Did
   /** Whose service token came with the request. */
@@ -86,6 +89,7 @@ export class Accounts {
     if (inviteCode) await this.#assertInvite(inviteCode)
     if (await store.accounts.byHandle(handle)) throw taken('Handle', handle)
     if (await store.accounts.byEmail(email)) throw taken('Email', wanted.email!)
+    if (wanted.plcOperation !== undefined) return this.#createOwned(handle, email, wanted)
     if (wanted.did) await this.#assertProven(wanted.did, wanted.provenBy)
     const hash = password ? await hashPassword(password, randomBytes(16)) : null
     const identity = wanted.did
@@ -106,10 +110,38 @@ export class Accounts {
       return account
     } catch (error) {
       await identity.undo()
-      if (!(error instanceof Taken)) throw error
-      if (error.what === 'did') throw new Refused('InvalidRequest', `Account already exists: ${did}`)
-      throw error.what === 'handle' ? taken('Handle', handle) : taken('Email', wanted.email!)
+      throw asRefusal(error, { did, handle, email: wanted.email! })
     }
+  }
+
+  /** The account comes first, so that whatever ends half way can be gone on with by its owner: submit, activate. */
+  async #createOwned(
+    handle: Handle,
+    email: string,
+    { did: wanted, inviteCode, password, plcOperation }: WantedAccount,
+  ) {
+    const { store, lifecycle, identities, directory } = this.#parts
+    const { did, operation, signingKey, key } = await readFirstOperation(
+      plcOperation,
+      { handle, did: wanted },
+      this.#parts,
+    )
+    const hash = password ? await hashPassword(password, randomBytes(16)) : null
+    const invite = inviteCode ? { invite: inviteCode } : {}
+    const coming = { did, handle, email, password: hash, key, ...invite, deactivated: true }
+    const account = await lifecycle.open(coming).catch(error => {
+      throw asRefusal(error, coming)
+    })
+    try {
+      await submitOperation(directory, did, operation)
+    } catch (error) {
+      if (error instanceof Refused) await store.accounts.remove(account.id, [])
+      throw error
+    }
+    identities.learn(parseDidDocument(plcToDocument(did, operation), did))
+    await lifecycle.activate(did)
+    await store.tickets.removeReservedKey(signingKey)
+    return (await store.accounts.byDid(did))!
   }
 
   /**
@@ -210,6 +242,13 @@ function checkNewPassword(password: string | undefined): void {
   if (password !== undefined && password.length > NEW_PASSWORD_LENGTH_MAX) {
     throw new Refused('InvalidRequest', `Password too long. Maximum length is ${NEW_PASSWORD_LENGTH_MAX} characters.`)
   }
+}
+
+/** What a caller is told of a value that somebody else was quicker to take. */
+function asRefusal(error: unknown, { did, handle, email }: { did: Did; handle: Handle; email: string }): unknown {
+  if (!(error instanceof Taken)) return error
+  if (error.what === 'did') return new Refused('InvalidRequest', `Account already exists: ${did}`)
+  return error.what === 'handle' ? taken('Handle', handle) : taken('Email', email)
 }
 
 function taken(what: 'Handle' | 'Email', value: string): Refused {

@@ -26,7 +26,7 @@ import { lastOperation, type PlcDirectory, submitOperation } from './plc-client.
 import type { Repos } from './repos.ts'
 import { type Account, type Store, statusOf, Taken } from './store/store.ts'
 
-const PDS_TYPE = 'AtprotoPersonalDataServer'
+export const PDS_TYPE = 'AtprotoPersonalDataServer'
 
 export interface DidUpdatesParts {
   store: Store
@@ -64,7 +64,8 @@ export class DidUpdates {
     return {
       ...(account.handle === null ? {} : { alsoKnownAs: [`at://${account.handle}`] }),
       verificationMethods: { atproto: await this.#signingKey(account.did) },
-      rotationKeys,
+      // None are no wish: an operation must have one.
+      ...(rotationKeys.length > 0 ? { rotationKeys } : {}),
       services: { atproto_pds: { type: PDS_TYPE, endpoint: names.publicUrl } },
     }
   }
@@ -254,7 +255,7 @@ function assertPlc(did: Did): void {
 }
 
 /** @throws Refused InvalidRequest unless a directory would take it, its signature apart */
-function asUpdate(operation: unknown): PlcUpdate {
+export function asUpdate(operation: unknown): PlcUpdate {
   try {
     assertPlcOperation(operation)
   } catch (error) {

@@ -4,6 +4,7 @@
  * Source: protocol.md's table of producer sequences, column of the reference PDS.
  */
 import { Blocks } from '@millisky/core/blocks'
+import { decodeCommit, verifyCommit } from '@millisky/core/commit'
 import { Refused } from '@millisky/core/errors'
 import { accountEvent, commitEvent, identityEvent, syncEvent } from '@millisky/core/event'
 import { apply } from '@millisky/core/repo'
@@ -53,15 +54,20 @@ export class Lifecycle {
   }
 
   /** The account goes live, here for the first time or again. */
-  activate(did: Did): Promise<void> {
-    return this.#change(did, { deactivatedAt: null, deleteAfter: null }, async after => {
+  async activate(did: Did): Promise<void> {
+    let isOutdated = false
+    await this.#change(did, { deactivatedAt: null, deleteAfter: null }, async after => {
       const time = this.#time()
       const events = [this.#accountEvent(after), pending(did, identityEvent(after, time))]
       if (statusOf(after) !== 'active') return events
       const state = (await this.#repos.store.repos.state(did))!
       const commit = (await this.#repos.store.repos.commitBlock(after.id))!
-      return [...events, pending(did, syncEvent({ did, rev: state.head.rev, commit }, time))]
+      const { publicKey } = this.#repos.signingKey(state.key)
+      isOutdated = !verifyCommit(decodeCommit(commit.bytes, { allowVersion2: true }), publicKey)
+      return isOutdated ? events : [...events, pending(did, syncEvent({ did, rev: state.head.rev, commit }, time))]
     })
+    // The key was changed while no commit could be made: nobody could verify what stands.
+    if (isOutdated) await this.#repos.resign(did)
   }
 
   /** The owner pauses the account. */

@@ -55,8 +55,10 @@ function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
   const { access, accounts, sessions } = parts
   const rates = perAddress(parts.limits?.signUps)
   xrpc.procedure(createAccount, { auth: access.service, rates }, async ({ input, auth }) => {
-    const { handle, email, password, inviteCode, recoveryKey, did } = input
-    if (input.plcOp !== undefined) throw new Refused('InvalidRequest', 'Unsupported input: "plcOp"')
+    const { handle, email, password, inviteCode, recoveryKey, did, plcOp } = input
+    // Where the server has a key, it makes the operation.
+    if (plcOp !== undefined && parts.settings.plcRotationKey !== undefined)
+      throw new Refused('InvalidRequest', 'Unsupported input: "plcOp"')
     const account = await accounts.create({
       handle,
       provenBy: auth,
@@ -65,6 +67,7 @@ function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
       ...(inviteCode !== undefined ? { inviteCode } : {}),
       ...(recoveryKey !== undefined ? { recoveryKey } : {}),
       ...(did !== undefined ? { did } : {}),
+      ...(plcOp !== undefined ? { plcOperation: plcOp } : {}),
     })
     const tokens = await sessions.open(account)
     const didDoc = (await accounts.document(account.did)) as object | undefined
