@@ -1,6 +1,7 @@
 /** The PDS's settings, under the names of the reference implementation, so that an existing `pds.env` works. */
 import { join } from 'node:path'
 import { defineSettings, type Settings } from '@millisky/server/config'
+import { telemetrySettings } from '@millisky/server/telemetry'
 import { blobSettings } from './blobs/settings.ts'
 
 const HOUR_MS = 3_600_000
@@ -102,6 +103,7 @@ export const settings = defineSettings(
       section: 'Storage',
     },
     ...blobSettings,
+    ...telemetrySettings,
     backfillWindowMs: {
       type: 'duration',
       default: 24 * HOUR_MS,
@@ -158,6 +160,12 @@ export const settings = defineSettings(
       default: 3_000,
       env: ['PDS_ID_RESOLVER_TIMEOUT'],
       doc: 'For one lookup of a DID or handle.',
+      section: 'Identity',
+    },
+    lexiconAuthority: {
+      type: 'string',
+      env: ['PDS_LEXICON_AUTHORITY_DID'],
+      doc: 'DID of an account whose repository holds all lexicons, for closed networks. Default: DNS says for each.',
       section: 'Identity',
     },
     handleNameservers: {
@@ -429,7 +437,6 @@ export const settings = defineSettings(
       'PDS_REDIS_SCRATCH_PASSWORD',
       'PDS_FETCH_MAX_RESPONSE_SIZE',
       'PDS_PROXY_ALLOW_HTTP2',
-      'PDS_LEXICON_AUTHORITY_DID',
     ],
   },
 )

@@ -4,16 +4,18 @@ import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { SigningKey } from '@millisky/core/crypto'
 import { withSeq } from '@millisky/core/event'
+import type { Did } from '@millisky/core/syntax'
 import { TidClock } from '@millisky/core/tid'
 import { type Db, openDb } from '@millisky/server/db/db'
 import { type FetchBytes, Fetcher, type LookupAll } from '@millisky/server/fetch'
 import { addHealth, createHttp, listen } from '@millisky/server/http'
-import { dnsTxt, Identities } from '@millisky/server/identity'
+import { dnsTxt, Identities, type ResolveTxt } from '@millisky/server/identity'
 import { Lanes } from '@millisky/server/lanes'
 import { openSqlLog, type SqlLog } from '@millisky/server/log/sql'
 import { addressKey, bypassOf } from '@millisky/server/rate'
 import { Subscription } from '@millisky/server/subscribe'
-import { createLog, type Logger } from '@millisky/server/trace'
+import { startTelemetry } from '@millisky/server/telemetry'
+import { createLog, createMetrics, type Logger } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
@@ -24,6 +26,7 @@ import { addAdminInviteApi } from './api/admin-invites.ts'
 import { addAdminStorageApi } from './api/admin-storage.ts'
 import { addAdminSubjectApi } from './api/admin-subjects.ts'
 import { addIdentityApi } from './api/identity.ts'
+import { addLexiconApi } from './api/lexicon.ts'
 import { addModerationApi } from './api/moderation.ts'
 import { addPreferencesApi } from './api/preferences.ts'
 import { addProxiedApi } from './api/proxied.ts'
@@ -50,6 +53,7 @@ import { DidUpdates } from './did-updates.ts'
 import { Exports } from './exports.ts'
 import type { HandleRules } from './handles.ts'
 import { Imports } from './imports.ts'
+import { Lexicons } from './lexicons.ts'
 import { Lifecycle } from './lifecycle.ts'
 import { Mailer } from './mail.ts'
 import { MailCodes } from './mail-codes.ts'
@@ -76,6 +80,8 @@ export interface PdsParts {
   fetch?: FetchBytes
   /** Finds addresses of strangers; default the system's. */
   lookup?: LookupAll
+  /** Reads DNS TXT records; default the system's servers. */
+  resolveTxt?: ResolveTxt
   blobs?: BlobDriver
 }
 
@@ -109,11 +115,16 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
   const core = await openCore(settings, log, now, parts.blobs)
   const outside = openOutside(settings, names, version, log, now, parts)
   core.onCommit = () => outside.crawlers.notify()
-  const http = createHttp({ log, product: `millisky-pds/${version}`, trustProxy: settings.trustProxy })
+  const registry = () => createMetrics({ process: true })
+  const telemetry = await startTelemetry(settings, { name: 'millisky-pds', version, metrics: registry, log, now })
+  const { trace, metrics } = telemetry
+  const product = `millisky-pds/${version}`
+  const http = createHttp({ log, product, trustProxy: settings.trustProxy, trace, ...(metrics ? { metrics } : {}) })
   const { streamExtras: on } = settings
   const extras = { filters: on, compression: on, json: on }
   const subscription = new Subscription({ log: core.store.log, now, extras })
-  await addMethods({ ...core, ...outside, settings, names, version, log, now, http })
+  const resolveTxt = parts.resolveTxt ?? dnsTxt({ backup: settings.handleNameservers })
+  await addMethods({ ...core, ...outside, settings, names, version, log, now, http, resolveTxt })
   http.route({
     method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
     url: SUBSCRIBE_PATH,
@@ -148,6 +159,7 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
         await core.lanes.idle()
         await outside.close()
         await core.store.close()
+        await telemetry.close()
       })()
       return closing
     },
@@ -296,6 +308,7 @@ interface MethodParts extends Core, Outside {
   log: Logger
   now: () => number
   http: FastifyInstance
+  resolveTxt: ResolveTxt
 }
 
 async function addMethods(parts: MethodParts): Promise<void> {
@@ -306,7 +319,7 @@ async function addMethods(parts: MethodParts): Promise<void> {
     plcUrl: settings.plcUrl,
     fetch,
     plcFetch: trustedFetch,
-    resolveTxt: dnsTxt({ backup: settings.handleNameservers }),
+    resolveTxt: parts.resolveTxt,
     local: { handle: handle => accounts.localHandle(handle) },
     settings: {
       dids: { staleMs: settings.didStaleMs, maxMs: settings.didMaxMs },
@@ -392,6 +405,11 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addAdminStorageApi(xrpc, parts)
   addAdminSubjectApi(xrpc, { ...parts, credentials, didUpdates })
   addTempApi(xrpc, { ...parts, credentials })
+  const { resolverTimeoutMs: timeoutMs, lexiconAuthority } = settings
+  addLexiconApi(xrpc, {
+    ...parts,
+    lexicons: new Lexicons({ ...parts, timeoutMs, authority: lexiconAuthority as Did | undefined }),
+  })
 }
 
 async function keptSecret(store: Store): Promise<string> {

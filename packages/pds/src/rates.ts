@@ -26,6 +26,7 @@ export function createLimits(
     /** For each address. */
     signUps: [limit('sign-up', 100, 5 * MINUTE)],
     handleChecks: [limit('handle-check', 100, 5 * MINUTE)],
+    resolutions: [limit('resolve', 300, 5 * MINUTE)],
     keyReservations: [limit('reserve-key', 100, 5 * MINUTE)],
     deletions: [limit('delete-account', 50, 5 * MINUTE)],
     resets: [limit('reset-password', 50, 5 * MINUTE)],

@@ -1,8 +1,9 @@
-/** `com.atproto.admin.getSubjectStatus` and `updateSubjectStatus`: takedowns of accounts, records and blobs. */
+/** What may be seen of subjects: takedowns of accounts, records and blobs, and suspensions of accounts. */
 import { Cid } from '@millisky/core/cid'
 import { Malformed, Refused } from '@millisky/core/errors'
 import { main as getSubjectStatus } from '@millisky/core/lexicon/gen/com/atproto/admin/getSubjectStatus'
 import { main as updateSubjectStatus } from '@millisky/core/lexicon/gen/com/atproto/admin/updateSubjectStatus'
+import { main as updateSuspension } from '@millisky/core/lexicon/gen/net/millisky/pds/updateSuspension'
 import { type Did, isDid, parseAtUri } from '@millisky/core/syntax'
 import type { Call, Output, Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
@@ -49,6 +50,10 @@ export function addAdminSubjectApi(xrpc: Xrpc, parts: AdminSubjectApiParts): voi
     else if (subject.$type === BLOB) await takeDownBlob(subject.did, subject.cid, reference(takedown, parts), parts)
     else throw new Refused('InvalidRequest', `Invalid subject (${input.subject.$type})`)
     return { subject, takedown }
+  })
+  xrpc.procedure(updateSuspension, { auth }, async ({ input }) => {
+    await accountAt(input.did, parts.store)
+    await parts.lifecycle.suspend(input.did, input.suspended)
   })
   xrpc.query(getSubjectStatus, { auth }, async ({ params }) => {
     const { did, uri, blob } = params

@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto'
 import { Refused } from '@millisky/core/errors'
 import { main as checkHandleAvailability } from '@millisky/core/lexicon/gen/com/atproto/temp/checkHandleAvailability'
 import { main as checkSignupQueue } from '@millisky/core/lexicon/gen/com/atproto/temp/checkSignupQueue'
+import { main as dereferenceScope } from '@millisky/core/lexicon/gen/com/atproto/temp/dereferenceScope'
 import { main as revokeAccountCredentials } from '@millisky/core/lexicon/gen/com/atproto/temp/revokeAccountCredentials'
 import type { Handle } from '@millisky/core/syntax'
 import type { Xrpc } from '@millisky/server/xrpc'
@@ -32,6 +33,11 @@ type Parts = TempApiParts
 /** Adds the methods. */
 export function addTempApi(xrpc: Xrpc, parts: TempApiParts): void {
   const { store, access, credentials, limits } = parts
+  // Scopes are told whole in this server's tokens, so there is nothing that a reference could stand for.
+  xrpc.query(dereferenceScope, ({ params }) => {
+    const message = params.scope.startsWith('ref:') ? 'Unknown scope reference' : 'A scope reference begins with ref:'
+    throw new Refused('InvalidScopeReference', message)
+  })
   xrpc.query(checkSignupQueue, { auth: access.user }, () => ({ activated: true }))
   xrpc.procedure(revokeAccountCredentials, { auth: access.admin }, async ({ input }) =>
     credentials.revokeAll(await namedAccount(store, input.account)),

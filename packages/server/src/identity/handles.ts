@@ -34,7 +34,7 @@ export interface HandleSources {
 export async function lookUpHandle(handle: Handle, sources: HandleSources): Promise<HandleReport> {
   const stop = new AbortController()
   const httpsAnswer = askHttps(handle, sources, stop.signal)
-  const dns = await askDns(handle, sources)
+  const dns = await didOfTxt(`_atproto.${handle}`, sources)
   if (dns.did !== null || dns.isAmbiguous) {
     stop.abort()
     const problem = 'not asked, since DNS decides'
@@ -44,8 +44,11 @@ export async function lookUpHandle(handle: Handle, sources: HandleSources): Prom
   return { handle, did: https.did, dns, https }
 }
 
-async function askDns(handle: Handle, { resolveTxt, timeoutMs }: HandleSources): Promise<WayReport> {
-  const name = `_atproto.${handle}`
+/** The DID that the TXT records of a name give as `did=…`. Never throws. */
+export async function didOfTxt(
+  name: string,
+  { resolveTxt, timeoutMs }: Pick<HandleSources, 'resolveTxt' | 'timeoutMs'>,
+): Promise<WayReport> {
   let records: string[]
   try {
     const chunked = await inTime(resolveTxt(name), timeoutMs)

@@ -306,6 +306,7 @@ export const procedures: ReadonlySet<string> = new Set([
   'com.atproto.temp.addReservedHandle',
   'com.atproto.temp.requestPhoneVerification',
   'com.atproto.temp.revokeAccountCredentials',
+  'net.millisky.pds.updateSuspension',
   'net.millisky.relay.admin.addHost',
   'net.millisky.relay.admin.banDomain',
   'net.millisky.relay.admin.blockHost',
