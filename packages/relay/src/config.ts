@@ -1,5 +1,6 @@
 /** The Relay's settings. Names are those of indigo's relay and of bigsky where they have the same setting. */
 import { defineSettings, type Settings } from '@millisky/server/config'
+import { telemetrySettings } from '@millisky/server/telemetry'
 import { logSettings } from './config-log.ts'
 import { operationSettings } from './config-operation.ts'
 import { streamSettings } from './config-streams.ts'
@@ -201,6 +202,7 @@ export const settings = defineSettings(
       section: 'Verification',
     },
     ...operationSettings,
+    ...telemetrySettings,
     ...logSettings,
     ...streamSettings,
     logLevel: {

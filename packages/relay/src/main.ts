@@ -11,6 +11,7 @@ import { createHttp, listen } from '@millisky/server/http'
 import { Identities } from '@millisky/server/identity'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
 import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
+import { startTelemetry, type Telemetry } from '@millisky/server/telemetry'
 import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
@@ -94,6 +95,7 @@ interface Ground {
   settings: RelaySettings
   log: Logger
   metrics: Metrics
+  telemetry: Telemetry
   now: () => number
   userAgent: string
   /** Deviations from how hosts are followed. */
@@ -156,6 +158,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
     await ground.known.close()
     await checkpoints.close()
+    await ground.telemetry.close()
     await events.close()
     await store.close()
   }
@@ -206,6 +209,7 @@ function createSubscription({ settings, events, log, now, metrics }: Ground, par
 async function openGround(settings: RelaySettings, parts: RelayParts): Promise<Ground> {
   const { log = createLog({ name: 'relay', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
   const userAgent = `millisky-relay/${version} (${RELAY_MARKER})`
+  const metrics = createMetrics({ process: true })
   const onError = (error: unknown) => log.error({ err: error }, 'a change could not be saved')
   const onFatal =
     parts.onFatal ??
@@ -246,7 +250,8 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     known: new KnownIdentities({ store: store.identities, onError }),
     events,
     repeats,
-    metrics: createMetrics({ process: true }),
+    metrics,
+    telemetry: await startTelemetry(settings, { name: 'millisky-relay', version, metrics: () => metrics, log, now }),
     fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
     onError,
@@ -308,7 +313,8 @@ function compose(ground: Ground) {
     now,
     onCrash: error => log.error({ err: error }, 'a verifier died and was replaced'),
   })
-  const onAppend = observeAppends(metrics)
+  const { trace } = ground.telemetry
+  const onAppend = observeAppends(metrics, trace)
   const appender = new Appender<Incoming>({ log: events, fold: admitted => fold.take(admitted), onAppend, onFatal })
   const throttle = new Throttle({ hosts, now, onDelay: observeDelays(metrics) })
   const announce: Ingest['announce'] = (account, local) => ingest.announce(account, local)
@@ -331,7 +337,7 @@ function compose(ground: Ground) {
     onFatal,
     observer: observeIngest(metrics),
   })
-  const countEnd = observeEnds(metrics)
+  const countEnd = observeEnds(metrics, trace)
   const upstreams = new Upstreams({
     hosts,
     take: (host, frames) => ingest.take(host, frames),
@@ -340,8 +346,9 @@ function compose(ground: Ground) {
     userAgent,
     now,
     ...(ground.follow ? { settings: ground.follow } : {}),
-    onEnd: ({ hostname }, { reason, detail, error, retryMs, failures }) => {
-      countEnd(reason)
+    onEnd: ({ hostname }, end) => {
+      const { reason, detail, error, retryMs, failures } = end
+      countEnd(hostname, end)
       log.debug({ host: hostname, reason, detail, error, retryMs, failures }, 'upstream ended')
     },
   })
@@ -394,6 +401,7 @@ function serve(ground: Ground, serving: Serving) {
   const http = createHttp({
     log,
     metrics,
+    trace: ground.telemetry.trace,
     product: userAgent,
     trustProxy: settings.trustProxy,
     cors: path => !path.startsWith('/admin') && !path.startsWith(ADMIN_METHODS) && path !== '/metrics',

@@ -1,6 +1,7 @@
 /** What a Relay counts. Host names are labels of nothing, for there is no end of them; per host there is the admin API. */
 import { REASONS } from '@millisky/core/verify'
-import type { FollowEndReason } from '@millisky/server/follow'
+import type { FollowEnd } from '@millisky/server/follow'
+import type { Trace } from '@millisky/server/telemetry'
 import type { Metrics } from '@millisky/server/trace'
 import type { DirectoryObserver } from './directory.ts'
 import type { Host, Hosts } from './hosts.ts'
@@ -59,7 +60,7 @@ const LATENCIES = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10]
 const classOf = (host: Host) => (host.isTrusted ? 'trusted' : 'other')
 
 /** Measures what it takes to make events durable. */
-export function observeAppends(metrics: Metrics): (events: number, ms: number) => void {
+export function observeAppends(metrics: Metrics, trace?: Trace): (events: number, ms: number) => void {
   const seconds = metrics.histogram('relay_append_seconds', 'Time until a batch of events is durable.', {
     buckets: LATENCIES,
   })
@@ -69,11 +70,12 @@ export function observeAppends(metrics: Metrics): (events: number, ms: number) =
   return (events, ms) => {
     seconds.observe({}, ms / 1_000)
     sizes.observe({}, events)
+    trace?.({ name: 'append events', kind: 'internal', durationMs: ms, attributes: { events } })
   }
 }
 
 /** Counts how connections to hosts end. */
-export function observeEnds(metrics: Metrics): (reason: FollowEndReason) => void {
+export function observeEnds(metrics: Metrics, trace?: Trace): (hostname: string, end: FollowEnd) => void {
   const ends = metrics.counter(
     'relay_upstream_ends_total',
     'Connections to hosts that ended or were not made, by why.',
@@ -81,7 +83,11 @@ export function observeEnds(metrics: Metrics): (reason: FollowEndReason) => void
       reason: 32,
     },
   )
-  return reason => ends.inc({ reason })
+  return (hostname, { reason, openMs, frames }) => {
+    ends.inc({ reason })
+    const attributes = { 'server.address': hostname, reason, frames }
+    trace?.({ name: 'follow host', kind: 'internal', durationMs: openMs, attributes })
+  }
 }
 
 /** Counts what the directory of collections learns. */

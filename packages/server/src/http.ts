@@ -13,6 +13,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, 
 import type { Logger } from 'pino'
 import { readBody } from './body.ts'
 import { envelopeOf } from './envelope.ts'
+import type { Span, Trace } from './telemetry.ts'
 import type { Metrics } from './trace.ts'
 
 declare module 'fastify' {
@@ -27,6 +28,8 @@ declare module 'fastify' {
 export interface HttpOptions {
   readonly log: Logger
   readonly metrics?: Metrics
+  /** Told of every request when it is answered. */
+  readonly trace?: Trace | undefined
   /** What the `Server` header says, such as `millisky-relay/0.1.0`. */
   readonly product: string
   /** Whose `X-Forwarded-For` is believed: nobody, anybody, a number of hops, or addresses and CIDR ranges. */
@@ -86,7 +89,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   })
   const cors = options.cors ?? (() => true)
   http.addHook('onRoute', route => addHeaders(route, cors, options.product))
-  if (options.metrics || options.accessLog) http.addHook('onRoute', observer(options))
+  if (options.metrics || options.accessLog || options.trace) http.addHook('onRoute', observer(options))
   parseBodies(http, options.bodyBytesMax ?? JSON_BODY_BYTES_MAX)
   http.setErrorHandler((error, request, reply) => replyError(options.log, error, request, reply))
   http.setNotFoundHandler((request, reply) => {
@@ -216,7 +219,7 @@ function refuseConnection(cause: NodeJS.ErrnoException, socket: Socket): void {
 }
 
 /** Counts and logs what was answered; the parts of it that a route fixes are made once. */
-function observer({ metrics, log, accessLog }: HttpOptions): (route: RouteOptions) => void {
+function observer({ metrics, log, accessLog, trace }: HttpOptions): (route: RouteOptions) => void {
   const seconds = metrics?.histogram('http_request_duration_seconds', 'Time to answer a request.', {
     labels: { method: METHODS, route: null, code: CODES },
     buckets: [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60],
@@ -228,6 +231,7 @@ function observer({ metrics, log, accessLog }: HttpOptions): (route: RouteOption
       (request, reply, done) => {
         const { statusCode: code, elapsedTime: ms } = reply
         seconds?.observe({ method: request.method, route: name, code: `${Math.floor(code / 100)}xx` }, ms / 1000)
+        trace?.(spanOf(request, name, code, ms))
         if (accessLog) {
           log.info(
             { method: request.method, path: pathOf(request), status: code, ms: Math.round(ms), ip: request.ip },
@@ -238,6 +242,24 @@ function observer({ metrics, log, accessLog }: HttpOptions): (route: RouteOption
       },
       ...(own === undefined ? [] : Array.isArray(own) ? own : [own]),
     ]
+  }
+}
+
+function spanOf(request: FastifyRequest, route: string, status: number, durationMs: number): Span {
+  const attributes = {
+    'http.request.method': request.method,
+    'http.route': route,
+    'url.path': pathOf(request).slice(0, 300),
+    'http.response.status_code': status,
+  }
+  const { traceparent } = request.headers
+  return {
+    name: `${request.method} ${route}`,
+    kind: 'server',
+    durationMs,
+    attributes,
+    traceparent: typeof traceparent === 'string' ? traceparent : undefined,
+    ...(status >= 500 ? { failure: `HTTP ${status}` } : {}),
   }
 }
 
