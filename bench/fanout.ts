@@ -60,20 +60,23 @@ async function filledLog(folder: string, frames: number): Promise<SegmentLog> {
   return openSegmentLog(folder, options)
 }
 
-async function listening(server: Server): Promise<number> {
+export async function listening(server: Server): Promise<number> {
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   return (server.address() as AddressInfo).port
 }
 
 /** Consumers in another process. */
-class Crowd {
+export class Crowd {
   readonly #child: ChildProcess
   bytes = 0
   #changed = Promise.withResolvers<void>()
   #open = 0
 
-  constructor(port: number, count: number, query = '') {
-    this.#child = fork(fileURLToPath(import.meta.url), ['consume', String(port), String(count), query])
+  /** @param query after the path of the firehose, or another path @param headers lines of the handshake */
+  constructor(port: number, count: number, query = '', headers: string[] = []) {
+    const target = query.startsWith('/') ? query : `${PATH}${query}`
+    const args = ['consume', String(port), String(count), target, ...headers]
+    this.#child = fork(fileURLToPath(import.meta.url), args)
     this.#child.on('message', (message: { open: number; bytes: number }) => {
       this.bytes = message.bytes
       this.#open = message.open
@@ -96,7 +99,7 @@ class Crowd {
 }
 
 /** The consumers' process. */
-function consume(port: number, count: number, query: string): void {
+function consume(port: number, count: number, target: string, headers: string[]): void {
   let [open, bytes, told] = [0, 0, '']
   const buffer = Buffer.allocUnsafe(1 << 20)
   const key = 'AAAAAAAAAAAAAAAAAAAAAA=='
@@ -114,8 +117,8 @@ function consume(port: number, count: number, query: string): void {
     }
     const socket = connect({ port, host: '127.0.0.1', onread: { buffer, callback } })
     socket.on('error', () => {})
-    const lines = ['Host: x', 'Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13']
-    socket.write(`GET ${PATH}${query} HTTP/1.1\r\n${lines.join('\r\n')}\r\nSec-WebSocket-Key: ${key}\r\n\r\n`)
+    const lines = ['Host: x', 'Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', ...headers]
+    socket.write(`GET ${target} HTTP/1.1\r\n${lines.join('\r\n')}\r\nSec-WebSocket-Key: ${key}\r\n\r\n`)
   }
   setInterval(() => {
     const news = `${open} ${bytes}`
@@ -126,7 +129,7 @@ function consume(port: number, count: number, query: string): void {
 }
 
 /** CPU-seconds of this process while `work` runs, and the seconds it took. */
-async function accounted(work: () => Promise<void>): Promise<{ cpu: number; wall: number }> {
+export async function accounted(work: () => Promise<void>): Promise<{ cpu: number; wall: number }> {
   const [start, since] = [process.cpuUsage(), performance.now()]
   await work()
   const { user, system } = process.cpuUsage(start)
@@ -216,7 +219,7 @@ async function replay(frames: number): Promise<Measured[]> {
   return [measured('one consumer, MB per second', walls), measured('one consumer, MB per CPU-second', cpus)]
 }
 
-function measured(name: string, rates: number[]): Measured {
+export function measured(name: string, rates: number[]): Measured {
   const sorted = rates.sort((a, b) => a - b)
   return { name, opsPerCpuSecond: sorted[sorted.length >> 1]!, low: sorted[0]!, high: sorted.at(-1)! }
 }
@@ -228,8 +231,8 @@ export async function run(report: Report): Promise<void> {
 }
 
 if (import.meta.main) {
-  const [, , command, port, count, query] = process.argv
-  if (command === 'consume') consume(Number(port), Number(count), query ?? '')
+  const [, , command, port, count, target, ...headers] = process.argv
+  if (command === 'consume') consume(Number(port), Number(count), target ?? PATH, headers)
   else {
     console.log(machine())
     await run((title, rows) => printTable(title, rows, ''))

@@ -155,10 +155,11 @@ function readEvent(frame: Uint8Array): { kind: string; body: Obj } | null {
 
 function collectionsOf({ ops }: Obj): string[] {
   if (!Array.isArray(ops)) return []
-  return ops.flatMap(op => {
+  const names = ops.flatMap(op => {
     const path = typeof op === 'object' && op !== null && 'path' in op ? op.path : null
     return typeof path === 'string' ? [path.split('/', 1)[0]!] : []
   })
+  return [...new Set(names)]
 }
 
 const textOf = (value: unknown): string | null => (typeof value === 'string' ? value : null)

@@ -18,7 +18,7 @@ export interface Subject {
   /** Null for what is no event of a known kind. */
   readonly kind: string | null
   readonly did: string | null
-  /** Of a commit's operations, repeated ones repeatedly. */
+  /** Of a commit's operations. */
   readonly collections: readonly string[]
 }
 
@@ -36,13 +36,14 @@ const shared = new Map<string, Wants>()
 /** A consumer's choice. Nothing chosen means everything. */
 export class Wants {
   readonly #collections: ReadonlySet<string>
-  readonly #prefixes: readonly string[]
+  /** With their last dot. */
+  readonly #prefixes: ReadonlySet<string>
   readonly #dids: ReadonlySet<string>
   readonly #kinds: ReadonlySet<string>
 
   private constructor({ collections = [], dids = [], kinds = [] }: WantsText) {
     this.#collections = new Set(collections.filter(name => !name.endsWith('*')))
-    this.#prefixes = collections.filter(name => name.endsWith('*')).map(name => name.slice(0, -1))
+    this.#prefixes = new Set(collections.filter(name => name.endsWith('*')).map(name => name.slice(0, -1)))
     this.#dids = new Set(dids)
     this.#kinds = new Set(kinds)
   }
@@ -88,11 +89,16 @@ export class Wants {
   }
 
   admitsCollection(name: string): boolean {
-    return this.#anyCollection || this.#collections.has(name) || this.#prefixes.some(prefix => name.startsWith(prefix))
+    if (this.#anyCollection || this.#collections.has(name)) return true
+    if (this.#prefixes.size === 0) return false
+    for (let dot = name.indexOf('.'); dot >= 0; dot = name.indexOf('.', dot + 1)) {
+      if (this.#prefixes.has(name.slice(0, dot + 1))) return true
+    }
+    return false
   }
 
   get #anyCollection(): boolean {
-    return this.#collections.size === 0 && this.#prefixes.length === 0
+    return this.#collections.size === 0 && this.#prefixes.size === 0
   }
 }
 
