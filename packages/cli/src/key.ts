@@ -1,8 +1,9 @@
-/** `millisky key`: signing and rotation keys, offline. */
+/** `millisky key`: signing and rotation keys, and the operations that they sign, offline. */
 import { randomBytes } from 'node:crypto'
 import { hex, unhex } from '@millisky/core/bytes'
 import { type Curve, PublicKey, SigningKey } from '@millisky/core/crypto'
 import { Command, Option } from 'commander'
+import { addPlcOperations } from './plc-operations.ts'
 
 const curveOption = () => new Option('--curve <curve>', 'the curve').choices(['k256', 'p256']).default('k256')
 
@@ -11,7 +12,7 @@ function show(key: SigningKey): void {
 }
 
 export function keyCommand(): Command {
-  const key = new Command('key').description('signing and rotation keys, offline')
+  const key = new Command('key').description('signing and rotation keys, and did:plc operations, offline')
   key
     .command('generate')
     .description('make a key pair; keep the private half safe')
@@ -31,5 +32,6 @@ export function keyCommand(): Command {
           : SigningKey.fromPrivate(options.curve, unhex(text)).publicKey
       process.stdout.write(`${publicKey.didKey}\n`)
     })
+  addPlcOperations(key)
   return key
 }

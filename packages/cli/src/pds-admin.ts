@@ -1,18 +1,14 @@
 /** `millisky account`, `invite` and `request-crawl`: administration of a PDS, by its admin methods. */
 import { randomBytes } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { addKeys } from './account-keys.ts'
+import { adminCommand, clientOf, didOf, PDS_DEFAULT, type PdsOptions } from './pds-client.ts'
 import { print, printRows } from './print.ts'
 import { addRelayAccounts, onRelay, withRelay } from './relay-accounts.ts'
 import { XrpcClient } from './xrpc-client.ts'
 
-const PDS_DEFAULT = 'http://localhost:2583'
 const PASSWORD_BYTES = 18
-
-interface PdsOptions {
-  pds: string
-  adminPassword?: string
-  json?: boolean
-}
 
 interface AccountView {
   did: string
@@ -30,28 +26,6 @@ interface InviteView {
   disabled: boolean
   forAccount: string
   uses: { usedBy: string; usedAt: string }[]
-}
-
-/** A command that talks to a PDS as its administrator. Its options stand with it, wherever they are given. */
-function adminCommand(group: Command, usage: string, description: string): Command {
-  return group
-    .command(usage)
-    .description(description)
-    .addOption(new Option('--pds <url>', 'the PDS').env('MILLISKY_PDS').default(PDS_DEFAULT))
-    .addOption(new Option('--admin-password <password>', "the PDS's admin password").env('PDS_ADMIN_PASSWORD'))
-    .addOption(new Option('--json', 'print JSON'))
-}
-
-function clientOf({ pds, adminPassword }: PdsOptions): XrpcClient {
-  if (adminPassword === undefined) {
-    throw new Error('the admin password is needed: set PDS_ADMIN_PASSWORD, or give --admin-password')
-  }
-  return new XrpcClient(pds, adminPassword)
-}
-
-async function didOf(client: XrpcClient, account: string): Promise<string> {
-  if (account.startsWith('did:')) return account
-  return (await client.query<{ did: string }>('com.atproto.identity.resolveHandle', { handle: account })).did
 }
 
 const newPassword = () => randomBytes(PASSWORD_BYTES).toString('base64url')
@@ -147,19 +121,25 @@ function addStorage(account: Command): void {
 function addMaking(account: Command): void {
   adminCommand(account, 'create <handle> <email>', 'make an account; without --password one is made up and printed')
     .option('--password <password>', 'its password')
-    .action(async (handle: string, email: string, options: PdsOptions & { password?: string }) => {
-      const client = clientOf(options)
-      const password = options.password ?? newPassword()
-      const { code } = await client.procedure<{ code: string }>('com.atproto.server.createInviteCode', { useCount: 1 })
-      // Without the admin's credentials: it is signed up like anybody.
-      const body = { handle, email, password, inviteCode: code }
-      const made = await new XrpcClient(options.pds).procedure<{ did: string; handle: string }>(
-        'com.atproto.server.createAccount',
-        body,
-      )
-      const shown = options.password === undefined ? { password } : {}
-      print(options, { did: made.did, handle: made.handle, ...shown })
-    })
+    .option('--plc-operation <file>', "its DID's first operation, signed: see `millisky key plc-genesis`")
+    .action(
+      async (handle: string, email: string, options: PdsOptions & { password?: string; plcOperation?: string }) => {
+        const client = clientOf(options)
+        const password = options.password ?? newPassword()
+        const { code } = await client.procedure<{ code: string }>('com.atproto.server.createInviteCode', {
+          useCount: 1,
+        })
+        // Without the admin's credentials: it is signed up like anybody.
+        const plcOp = options.plcOperation && JSON.parse(await readFile(options.plcOperation, 'utf8'))
+        const body = { handle, email, password, inviteCode: code, ...(plcOp ? { plcOp } : {}) }
+        const made = await new XrpcClient(options.pds).procedure<{ did: string; handle: string }>(
+          'com.atproto.server.createAccount',
+          body,
+        )
+        const shown = options.password === undefined ? { password } : {}
+        print(options, { did: made.did, handle: made.handle, ...shown })
+      },
+    )
   adminCommand(account, 'update <account>', 'change handle, e-mail address or signing key')
     .option('--handle <handle>', 'the new handle')
     .option('--email <email>', 'the new e-mail address')
@@ -245,6 +225,7 @@ export function accountCommand(): Command {
   addLooking(account)
   addStorage(account)
   addMaking(account)
+  addKeys(account)
   addEnding(account)
   addRelayAccounts(account)
   return account
