@@ -67,7 +67,9 @@ export class Lexicons {
 
   async #load(nsid: Nsid): Promise<ResolvedLexicon> {
     const did = await this.#authorityOf(nsid)
-    const identity = await this.#parts.identities.resolveDid(did)
+    const identity = await this.#parts.identities.resolveDid(did).catch(error => {
+      throw error instanceof Refused ? notFound(nsid, error.message) : error
+    })
     return readLexicon(nsid, identity, await this.#proof(nsid, identity))
   }
 

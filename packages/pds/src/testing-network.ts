@@ -4,6 +4,7 @@ import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc, type Plc } from '@millisky/plc/main'
 import { readSettings } from '@millisky/server/config'
 import { type Answer, type FetchBytes, Fetcher, type FetchOptions } from '@millisky/server/fetch'
+import type { ResolveTxt } from '@millisky/server/identity'
 import { silentLog } from '@millisky/server/trace'
 import { type Answer as Reply, startTestPds, type TestPds } from './testing-pds.ts'
 
@@ -55,7 +56,7 @@ export interface NetworkedPds extends TestPds {
 export async function startNetworkedPds(
   t: Cleanup,
   env: Record<string, string> = {},
-  { now, network }: { now?: () => number; network?: TestNetwork } = {},
+  { now, network, resolveTxt }: { now?: () => number; network?: TestNetwork; resolveTxt?: ResolveTxt } = {},
 ): Promise<NetworkedPds> {
   const around = network ?? (await startNetwork(t, now))
   const settings = {
@@ -63,7 +64,11 @@ export async function startNetworkedPds(
     PDS_PLC_ROTATION_KEY_K256_PRIVATE_KEY_HEX: randomBytes(32).toString('hex'),
     ...env,
   }
-  const pds = await startTestPds(t, settings, { fetch: around.fetch, ...(now ? { now } : {}) })
+  const pds = await startTestPds(t, settings, {
+    fetch: around.fetch,
+    ...(now ? { now } : {}),
+    ...(resolveTxt ? { resolveTxt } : {}),
+  })
   return Object.assign(pds, { network: around })
 }
 
