@@ -10,17 +10,47 @@ import { startTelemetry, telemetrySettings } from './telemetry.ts'
 import { createMetrics, silentLog } from './trace.ts'
 
 type After = { after(fn: () => Promise<unknown> | unknown): void }
-type Json = { [key: string]: Json } & Json[] & string & number
+
+interface Attribute {
+  key: string
+  value: { stringValue?: string }
+}
+interface SentSpan {
+  traceId: string
+  spanId: string
+  parentSpanId?: string
+  name: string
+  kind: number
+  status?: { code: number }
+}
+interface Point {
+  attributes: Attribute[]
+  asDouble?: number
+  count?: string
+  sum?: number
+  bucketCounts?: string[]
+  explicitBounds?: number[]
+}
+interface SentMetric {
+  name: string
+  sum?: { dataPoints: Point[]; isMonotonic: boolean }
+  gauge?: { dataPoints: Point[] }
+  histogram?: { dataPoints: Point[] }
+}
+interface Body {
+  resourceSpans?: { resource: { attributes: Attribute[] }; scopeSpans: { spans: SentSpan[] }[] }[]
+  resourceMetrics?: { scopeMetrics: { metrics: SentMetric[] }[] }[]
+}
 
 /** A collector that keeps what it is sent, and answers as told. */
 async function collector(t: After) {
-  const got: { path: string; headers: Record<string, unknown>; body: Json }[] = []
+  const got: { path: string; headers: Record<string, unknown>; body: Body }[] = []
   const answers: number[] = []
   const server = createServer(async (request, reply) => {
     let text = ''
     for await (const chunk of request) text += chunk
     const status = answers.shift() ?? 200
-    if (status === 200) got.push({ path: request.url ?? '', headers: request.headers, body: JSON.parse(text) as Json })
+    if (status === 200) got.push({ path: request.url ?? '', headers: request.headers, body: JSON.parse(text) as Body })
     reply.writeHead(status).end('{}')
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -32,7 +62,7 @@ async function collector(t: After) {
   return { url: `http://127.0.0.1:${port}`, got, answers, spans: () => got.flatMap(({ body }) => spansOf(body)) }
 }
 
-const spansOf = (body: Json): Json[] => (body.resourceSpans ?? []).flatMap((one: Json) => one.scopeSpans[0]!.spans)
+const spansOf = (body: Body) => (body.resourceSpans ?? []).flatMap(({ scopeSpans }) => scopeSpans[0]!.spans)
 const table = defineSettings('x', telemetrySettings)
 const settingsOf = (env: Record<string, string>) => readSettings(table, [], { env })
 const parts = { name: 'millisky-x', version: '1.2.3', log: silentLog, now: () => 1_700_000_000_123.5 }
@@ -75,15 +105,15 @@ test('spans and metrics reach the collector with what the settings say of the se
   assert.equal(traces.headers['content-type'], 'application/json')
   assert.deepEqual([traces.headers.authorization, traces.headers['x-tenant']], ['Bearer x', '7'])
   const resource = new Map(
-    traces.body.resourceSpans[0]!.resource!.attributes!.map(({ key, value }: Json) => [key, value!.stringValue]),
+    traces.body.resourceSpans![0]!.resource.attributes.map(({ key, value }) => [key, value.stringValue]),
   )
   assert.deepEqual(
     [resource.get('service.name'), resource.get('service.version'), resource.get('deployment.environment')],
     ['our-relay', '1.2.3', 'test'],
   )
   const { traceId, spanId, ...span } = spansOf(traces.body)[0]!
-  assert.match(traceId!, /^[0-9a-f]{32}$/)
-  assert.match(spanId!, /^[0-9a-f]{16}$/)
+  assert.match(traceId, /^[0-9a-f]{32}$/)
+  assert.match(spanId, /^[0-9a-f]{16}$/)
   assert.deepEqual(span, {
     name: 'work',
     kind: 1,
@@ -96,10 +126,10 @@ test('spans and metrics reach the collector with what the settings say of the se
       { key: 'b', value: { boolValue: true } },
     ],
   })
-  const sent = got.find(({ path }) => path === '/v1/metrics')!.body.resourceMetrics[0]!.scopeMetrics![0]!.metrics
-  const things = sent!.find(({ name }: Json) => name === 'things_total')
-  assert.deepEqual(things?.sum?.dataPoints?.[0]?.attributes, [{ key: 'kind', value: { stringValue: 'a' } }])
-  assert.deepEqual([things?.sum?.dataPoints?.[0]?.asDouble, things?.sum?.isMonotonic], [3, true])
+  const sent = got.find(({ path }) => path === '/v1/metrics')!.body.resourceMetrics![0]!.scopeMetrics[0]!.metrics
+  const things = sent.find(({ name }) => name === 'things_total')
+  assert.deepEqual(things?.sum?.dataPoints[0]?.attributes, [{ key: 'kind', value: { stringValue: 'a' } }])
+  assert.deepEqual([things?.sum?.dataPoints[0]?.asDouble, things?.sum?.isMonotonic], [3, true])
 })
 
 test('requests are spans, part of the trace of their caller', async t => {
@@ -151,7 +181,7 @@ function exporter(more: Partial<ExporterParts>) {
     metricsIntervalMs: 60_000,
     metrics,
     fetch: async (_url, options) => {
-      sent.push(spansOf(JSON.parse(String(options?.body)) as Json).length)
+      sent.push(spansOf(JSON.parse(String(options?.body)) as Body).length)
       return { status: 200, headers: new Headers(), url: '', bytes: new Uint8Array() }
     },
     ...more,
@@ -165,7 +195,7 @@ test('a collector that is away costs a bounded memory, and gets what is left whe
   const { made, metrics } = exporter({
     fetch: async (_url, options) => {
       if (isAway) throw new Error('nobody is there')
-      sent.push(spansOf(JSON.parse(String(options?.body)) as Json).length)
+      sent.push(spansOf(JSON.parse(String(options?.body)) as Body).length)
       return { status: 200, headers: new Headers(), url: '', bytes: new Uint8Array() }
     },
   })
@@ -194,15 +224,13 @@ test('histograms are given apart what prom-client sums up', async () => {
   for (const value of [0.5, 1.5, 1.5, 9]) seconds.observe({ kind: 'a' }, value)
   seconds.observe({ kind: 'b' }, 3)
   metrics.gauge('level', 'A level.').set({}, 7)
-  const encoded = encodeMetrics(await metrics.registry.getMetricsAsJSON(), { startMs: 0, nowMs: 1 }) as Json[]
-  const points = encoded[0]!.histogram!.dataPoints!.map(
-    ({ attributes, count, sum, bucketCounts, explicitBounds }: Json) => {
-      return [attributes![0]!.value!.stringValue, count, sum, bucketCounts, explicitBounds]
-    },
-  )
+  const encoded = encodeMetrics(await metrics.registry.getMetricsAsJSON(), { startMs: 0, nowMs: 1 }) as SentMetric[]
+  const points = encoded[0]!.histogram!.dataPoints.map(({ attributes, count, sum, bucketCounts, explicitBounds }) => {
+    return [attributes[0]!.value.stringValue, count, sum, bucketCounts, explicitBounds]
+  })
   assert.deepEqual(points, [
     ['a', '4', 12.5, ['1', '2', '0', '1'], [1, 2, 5]],
     ['b', '1', 3, ['0', '0', '1', '0'], [1, 2, 5]],
   ])
-  assert.equal(encoded[1]!.gauge!.dataPoints![0]!.asDouble, 7)
+  assert.equal(encoded[1]!.gauge!.dataPoints[0]!.asDouble, 7)
 })
