@@ -213,6 +213,14 @@ export function carBlock(block: Block): Uint8Array {
   return bytes
 }
 
+/** What stands before the bytes of a block in a CAR. */
+export function carBlockHead({ cid, bytes }: Block): Uint8Array {
+  const length = cid.length + bytes.length
+  const head = new Uint8Array(varintBytes(length) + cid.length)
+  cid.copyTo(head, writeVarint(head, 0, length))
+  return head
+}
+
 /** A whole CAR, blocks in the order given. */
 export function writeCar(roots: readonly Cid[], blocks: Iterable<Block>): Uint8Array {
   const header = carHeader(roots)

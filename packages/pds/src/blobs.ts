@@ -13,6 +13,7 @@ import type { Did } from '@millisky/core/syntax'
 import type { Lanes } from '@millisky/server/lanes'
 import type { RawInput } from '@millisky/server/xrpc'
 import { fileTypeFromBuffer } from 'file-type'
+import { assertWritable } from './repos.ts'
 import { type Account, type AccountId, type Store, type StoredBlob, statusOf } from './store/store.ts'
 
 /** Bytes at the start that tell a file's type. Source: file-type's own sample size. */
@@ -31,9 +32,9 @@ export interface ByteRange {
 export interface BlobDriver {
   /** Takes bytes into a private place under a name of its own, durably. Cleans up if `body` fails. */
   stage(body: AsyncIterable<Uint8Array>): Promise<string>
-  /** Makes staged bytes a blob of the account, durably. If it is there already, nothing happens. */
+  /** Makes staged bytes a blob of the account, durably. They are no longer staged then. */
   keep(staged: string, did: Did, cid: Cid): Promise<void>
-  /** Lets staged bytes go. */
+  /** Lets staged bytes go. Nothing happens if they are not there. */
   discard(staged: string): Promise<void>
   /** Null if it is not there. The caller consumes or destroys the stream. */
   open(did: Did, cid: Cid, range?: ByteRange): Promise<Readable | null>
@@ -97,22 +98,30 @@ export class Blobs {
         throw new Refused('InvalidRequest', `Content-Length says ${announced} bytes, ${meter.size} came`)
       }
       const mimeType = (await meter.sniff()) ?? declared(encoding)
-      const cid = meter.cid()
+      const found = { cid: meter.cid(), mimeType, size: meter.size }
       return await lanes.run(did, async () => {
-        const account = await store.accounts.byDid(did)
-        if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
-        if (statusOf(account) === 'takendown') {
-          throw new Refused('AccountTakedown', 'Account has been taken down', 401)
-        }
-        const known = await store.blobs.get(account.id, cid)
-        if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been takendown, cannot re-upload')
-        if (!known) await this.#assertRoom(account, meter.size)
-        await driver.keep(staged, did, cid)
-        return await store.blobs.put(account.id, { cid, mimeType, size: meter.size }, now())
+        const account = await this.#welcome(did, found)
+        await driver.keep(staged, did, found.cid)
+        return await store.blobs.put(account.id, found, now())
       })
-    } finally {
+    } catch (error) {
       await driver.discard(staged)
+      throw error
     }
+  }
+
+  /** The account, if it may have this blob. @throws Refused */
+  async #welcome(did: Did, { cid, size }: { cid: Cid; size: number }): Promise<Account> {
+    const { store } = this.#parts
+    const account = await store.accounts.byDid(did)
+    if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
+    // One that moves here brings its blobs before it is active.
+    const status = statusOf(account)
+    if (status !== 'deactivated') assertWritable(status)
+    const known = await store.blobs.get(account.id, cid)
+    if (known?.takedown) throw new Refused('InvalidRequest', 'Blob has been takendown, cannot re-upload')
+    if (!known) await this.#assertRoom(account, size)
+    return account
   }
 
   /** Uploads of one account count one after the other, since they are kept in its lane. @throws Refused BlobQuotaExceeded */

@@ -1,9 +1,9 @@
 /** Blobs as files, as the reference has them: `<root>/<did>/<cid>`, `<root>/quarantine/<did>/<cid>`; staged in a folder beside. */
 import { randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
-import { access, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { concat } from '@millisky/core/bytes'
 import type { Cid } from '@millisky/core/cid'
 import type { Did } from '@millisky/core/syntax'
 import type { BlobDriver, ByteRange } from '../blobs.ts'
@@ -15,6 +15,8 @@ export interface DiskPaths {
   staging: string
 }
 
+const WRITE_BYTES = 256 * 1024
+
 /** A driver on a local file system. Names of DIDs and CIDs hold no slash, so each is one folder or file. */
 export function createDiskBlobs({ root, staging }: DiskPaths): BlobDriver {
   const quarantine = join(root, 'quarantine')
@@ -23,28 +25,25 @@ export function createDiskBlobs({ root, staging }: DiskPaths): BlobDriver {
   const quarantineOf = (did: Did) => join(quarantine, did)
   return {
     async stage(body) {
-      await mkdir(staging, { recursive: true })
       const name = randomUUID()
       const path = join(staging, name)
+      const file = await create(path, staging)
       try {
-        await writeDurably(path, body)
+        await writeDurably(file, body)
       } catch (error) {
-        await rm(path, { force: true })
+        await discard(path)
         throw error
       }
       return name
     },
-    async keep(staged, did, cid) {
-      const target = fileOf(did, cid)
-      if (await exists(target)) return
-      await moveDurably(join(staging, staged), folderOf(did), cid)
-    },
-    discard: staged => rm(join(staging, staged), { force: true }),
+    // What is there already has the same name, so the same bytes.
+    keep: (staged, did, cid) => moveDurably(join(staging, staged), folderOf(did), cid),
+    discard: staged => discard(join(staging, staged)),
     async open(did, cid, range) {
       return openPart(fileOf(did, cid), range)
     },
     async remove(did, cids) {
-      for (const cid of cids) await rm(fileOf(did, cid), { force: true })
+      for (const cid of cids) await discard(fileOf(did, cid))
     },
     async removeAll(did) {
       for (const folder of [folderOf(did), quarantineOf(did)]) await rm(folder, { recursive: true, force: true })
@@ -63,35 +62,61 @@ export function createDiskBlobs({ root, staging }: DiskPaths): BlobDriver {
   }
 }
 
-async function writeDurably(path: string, body: AsyncIterable<Uint8Array>): Promise<void> {
-  const file = await open(path, 'wx', 0o600)
+/** A new file in a folder that is made if absent. */
+async function create(path: string, folder: string): Promise<FileHandle> {
+  const flags = 'wx'
+  const file = await open(path, flags, 0o600).catch(ifAbsent(null))
+  if (file) return file
+  await mkdir(folder, { recursive: true })
+  return await open(path, flags, 0o600)
+}
+
+/** Writes much at a time: each call goes to another thread and back. Closes the file. */
+async function writeDurably(file: FileHandle, body: AsyncIterable<Uint8Array>): Promise<void> {
+  let gathered: Uint8Array[] = []
+  let bytes = 0
   try {
-    for await (const chunk of body) await file.writeFile(chunk)
+    for await (const chunk of body) {
+      gathered.push(chunk)
+      bytes += chunk.length
+      if (bytes < WRITE_BYTES) continue
+      await writeAll(file, gathered, bytes)
+      gathered = []
+      bytes = 0
+    }
+    if (bytes > 0) await writeAll(file, gathered, bytes)
     await file.datasync()
   } finally {
     await file.close()
   }
 }
 
-/** Into a folder that is made if absent. */
+async function writeAll(file: FileHandle, chunks: Uint8Array[], bytes: number): Promise<void> {
+  const { bytesWritten } = await file.writev(chunks)
+  // Rare, as when the disk is nearly full: the rest as one.
+  if (bytesWritten < bytes) await file.writeFile(concat(chunks).subarray(bytesWritten))
+}
+
+/** Into a folder that is made if absent. @throws Error ENOENT if there is nothing to move */
 async function moveDurably(from: string, folder: string, cid: Cid): Promise<void> {
-  const made = await mkdir(folder, { recursive: true })
-  await rename(from, join(folder, cid.toString()))
+  const to = join(folder, cid.toString())
+  const isMoved = await rename(from, to).then(() => true, ifAbsent(false))
+  if (!isMoved) {
+    const made = await mkdir(folder, { recursive: true })
+    await rename(from, to)
+    for (let at = folder; made !== undefined && at.length >= made.length; at = dirname(at))
+      await syncFolder(dirname(at))
+  }
   await syncFolder(folder)
-  if (made === undefined) return
-  for (let at = folder; at.length >= made.length; at = dirname(at)) await syncFolder(dirname(at))
+}
+
+function discard(path: string): Promise<void> {
+  return unlink(path).catch(ifAbsent(undefined))
 }
 
 async function openPart(path: string, range: ByteRange | undefined): Promise<Readable | null> {
   const file = await open(path, 'r').catch(ifAbsent(null))
   return file?.createReadStream({ ...range, highWaterMark: 256 * 1024 }) ?? null
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path, constants.F_OK).then(
-    () => true,
-    () => false,
-  )
 }
 
 /** Makes the names in a folder durable. */

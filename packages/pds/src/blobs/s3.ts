@@ -76,11 +76,14 @@ class S3Blobs implements BlobDriver {
   async keep(staged: string, did: Did, cid: Cid): Promise<void> {
     const key = keyOf('blocks', did, cid)
     const small = this.#small.get(staged)
-    await asked(
-      small
-        ? this.#client.putObject({ Bucket: this.#bucket, Key: key, Body: small }, this.#timeLimit())
-        : this.#copy(STAGED_PREFIX + staged, key),
-    )
+    if (small) {
+      await asked(this.#client.putObject({ Bucket: this.#bucket, Key: key, Body: small }, this.#timeLimit()))
+      this.#small.delete(staged)
+      return
+    }
+    await asked(this.#copy(STAGED_PREFIX + staged, key))
+    // It is kept; what is left of its first place is collected in time.
+    await this.discard(staged).catch(() => {})
   }
 
   async discard(staged: string): Promise<void> {

@@ -1,6 +1,6 @@
 /** The bytes of an export: a walk through a repository's tree, packed into chunks. */
 import type { Block } from '@millisky/core/blocks'
-import { blockBytes, carBlock, carHeader, writeBlock } from '@millisky/core/car'
+import { blockBytes, carBlockHead, carHeader, writeBlock } from '@millisky/core/car'
 import { type Cid, hashMatches } from '@millisky/core/cid'
 import { decodeNode } from '@millisky/core/mst/encoding'
 import type { Nsid } from '@millisky/core/syntax'
@@ -29,7 +29,7 @@ export async function* exportChunks(view: RepoSnapshot, { since, collection }: W
   for (let block = await walk.next(); block; ) {
     if (!packer.put(block)) {
       if (packer.size > 0) yield packer.take()
-      if (!packer.put(block)) yield* pieces(carBlock(block))
+      if (!packer.put(block)) yield* pieces(block)
     }
     const next = walk.next()
     block = next instanceof Promise ? await next : next
@@ -37,7 +37,9 @@ export async function* exportChunks(view: RepoSnapshot, { since, collection }: W
   if (packer.size > 0) yield packer.take()
 }
 
-function* pieces(bytes: Uint8Array): Generator<Uint8Array> {
+function* pieces(block: Block): Generator<Uint8Array> {
+  const { bytes } = block
+  yield carBlockHead(block)
   for (let at = 0; at < bytes.length; at += CHUNK_BYTES) yield bytes.subarray(at, at + CHUNK_BYTES)
 }
 
