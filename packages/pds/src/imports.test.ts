@@ -202,6 +202,22 @@ test('what does not fit is refused, and changes nothing', async t => {
   assert.equal((await holds(pds, alice)).size, 50)
 })
 
+test('a block that is named over and over counts each time', async t => {
+  const pds = await startTestPds(t, { PDS_MAX_REPO_IMPORT_SIZE: '200000' })
+  const alice = await arrive(pds, 'alice')
+  const paths = Array.from({ length: 9 }, (_, i) => `${collection}/r${i}`)
+  const give = (bytes: number) => {
+    const value = { text: 'x'.repeat(bytes) }
+    const { commit, nodes, records } = craft(alice.did, Object.fromEntries(paths.map(path => [path, value])))
+    return importCar(pds, alice, writeCar([commit.cid], [commit, ...nodes, records[0]!]))
+  }
+  const { status, json } = await give(30_000)
+  assert.deepEqual([status, json.message], [400, 'the records come to more than 200000 bytes'])
+  assert.equal((await holds(pds, alice)).size, 0)
+  assert.equal((await give(20_000)).status, 200)
+  assert.equal((await holds(pds, alice)).size, 9)
+})
+
 test('who may import, and where', async t => {
   const pds = await startTestPds(t)
   const alice = await arrive(pds, 'alice')

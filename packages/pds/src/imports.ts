@@ -16,7 +16,7 @@ import type { Readable } from 'node:stream'
 import { type Block, type BlockSource, Blocks, MissingBlock, overlay } from '@millisky/core/blocks'
 import { CarDecoder } from '@millisky/core/car'
 import { decode, type Obj } from '@millisky/core/cbor'
-import type { Cid } from '@millisky/core/cid'
+import { type Cid, hashMatches } from '@millisky/core/cid'
 import { type Commit, decodeCommit, signCommit } from '@millisky/core/commit'
 import { Malformed, Refused, Unavailable } from '@millisky/core/errors'
 import { syncEvent } from '@millisky/core/event'
@@ -24,21 +24,29 @@ import { RECORD_BYTES_READ_MAX, REV_FUTURE_TOLERANCE_MS } from '@millisky/core/l
 import { Tree } from '@millisky/core/mst/tree'
 import { type Did, isRepoPath, parseRepoPath, type Tid } from '@millisky/core/syntax'
 import { decodeTid } from '@millisky/core/tid'
+import { BlockPlaces } from './block-places.ts'
 import { findForeignBlobs, subjectOf } from './records.ts'
 import { datetime, pending, type Repos } from './repos.ts'
 import type { RecordWrite } from './store/store.ts'
 
 const AT_ONCE_MAX = 4
+/** Of some three million records. The index of so many takes 128 MiB. */
+const BLOCKS_MAX = 2 ** 22
 
 export class Imports {
   readonly #repos: Repos
   readonly #folder: string
+  readonly #bytesMax: number
   #running = 0
 
-  /** @param folder - Where files are put aside; made if absent. */
-  constructor(repos: Repos, folder: string) {
+  /**
+   * @param folder - Where files are put aside; made if absent.
+   * @param bytesMax - Of all records together: a tree may name one large block at any number of places.
+   */
+  constructor(repos: Repos, folder: string, bytesMax: number) {
     this.#repos = repos
     this.#folder = folder
+    this.#bytesMax = bytesMax
   }
 
   /**
@@ -88,7 +96,7 @@ export class Imports {
         head: next,
         commit: block,
         nodes: () => tree().nodes(),
-        records: () => changes(current, tree(), file),
+        records: () => changes(current, tree(), file, this.#bytesMax),
         events: told,
         now,
       }),
@@ -118,13 +126,18 @@ function* changes(
   current: readonly (readonly [path: string, cid: Cid])[],
   tree: Tree,
   file: BlockSource,
+  bytesMax: number,
 ): Generator<RecordWrite> {
   let at = 0
+  let bytesLeft = bytesMax
   for (const [path, cid] of tree) {
     for (; at < current.length && current[at]![0] < path; at++) yield { action: 'delete', path: current[at]![0] }
     const here = current[at]?.[0] === path ? current[at++]![1] : null
     if (here?.equals(cid)) continue
-    yield { action: here ? 'update' : 'create', path, cid, ...readRecord(path, cid, file) }
+    const record = readRecord(path, cid, file)
+    bytesLeft -= record.bytes.length
+    if (bytesLeft < 0) throw new Malformed(`the records come to more than ${bytesMax} bytes`)
+    yield { action: here ? 'update' : 'create', path, cid, ...record }
   }
   for (; at < current.length; at++) yield { action: 'delete', path: current[at]![0] }
 }
@@ -144,14 +157,14 @@ const BLOCK_BYTES_MAX = 2 ** 21
 /** Lengths are below this, so that place and length of a block fit into one number, in files of up to 4 GB. */
 const LENGTH_LIMIT = BLOCK_BYTES_MAX + 1
 
-/** A CAR put aside: its blocks one after the other in a file, their hashes checked, and where each is. */
+/** A CAR put aside: its blocks one after the other in a file, their hashes checked (again when read), and where each is. */
 class CarFile implements BlockSource {
   readonly #path: string
   readonly #file: number
-  readonly #places: ReadonlyMap<string, number>
+  readonly #places: BlockPlaces
   readonly #root: Cid
 
-  private constructor(path: string, places: ReadonlyMap<string, number>, root: Cid) {
+  private constructor(path: string, places: BlockPlaces, root: Cid) {
     this.#path = path
     this.#places = places
     this.#root = root
@@ -172,11 +185,11 @@ class CarFile implements BlockSource {
   }
 
   get(cid: Cid): Uint8Array | undefined {
-    const place = this.#places.get(cid.key)
+    const place = cid.isBlessed ? this.#places.get(cid) : undefined
     if (place === undefined) return undefined
     const bytes = new Uint8Array(place % LENGTH_LIMIT)
     readSync(this.#file, bytes, 0, bytes.length, Math.floor(place / LENGTH_LIMIT))
-    return bytes
+    return hashMatches(cid, bytes) ? bytes : undefined
   }
 
   /** @throws Malformed unless the root is a commit of this account */
@@ -195,17 +208,17 @@ class CarFile implements BlockSource {
 }
 
 async function putAside(path: string, body: AsyncIterable<Uint8Array>) {
-  const places = new Map<string, number>()
-  const decoder = new CarDecoder({ blockBytesMax: BLOCK_BYTES_MAX })
+  const places = new BlockPlaces()
+  const decoder = new CarDecoder({ blockBytesMax: BLOCK_BYTES_MAX, blocksMax: BLOCKS_MAX })
   const file = await open(path, 'wx', 0o600)
   try {
     let at = 0
     for await (const chunk of body) {
-      const fresh = decoder.push(chunk).filter(({ cid }: Block) => !places.has(cid.key))
-      for (const { cid, bytes } of fresh) {
-        places.set(cid.key, at * LENGTH_LIMIT + bytes.length)
+      const fresh = decoder.push(chunk).filter(({ cid, bytes }: Block) => {
+        if (!cid.isBlessed || !places.add(cid, at * LENGTH_LIMIT + bytes.length)) return false
         at += bytes.length
-      }
+        return true
+      })
       if (fresh.length > 0) await file.writev(fresh.map(({ bytes }) => bytes))
     }
     decoder.end()

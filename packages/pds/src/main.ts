@@ -361,7 +361,7 @@ async function addMethods(parts: MethodParts): Promise<void> {
     identities,
     writeLimits: limits?.writes,
     uploadLimits: limits?.uploads,
-    imports: settings.acceptingImports ? new Imports(repos, parts.staging) : null,
+    imports: settings.acceptingImports ? new Imports(repos, parts.staging, settings.importBytesMax) : null,
     importBytesMax: settings.importBytesMax,
     elsewhere: proxy.foreignRecord,
   })
