@@ -26,7 +26,6 @@ test('hashes that begin and end alike stay apart or are known once, and the tabl
     new DataView(digest.buffer).setUint32(28, end)
     return Cid.fromDigest(CODEC_CBOR, digest)
   }
-  // All of them want the same slot.
   for (let i = 0; i < 2_000; i++) assert.equal(places.add(cidOf(i, 7), i), true)
   for (let i = 0; i < 2_000; i++) assert.equal(places.get(cidOf(i, 7)), i)
   const other = new Uint8Array(32).fill(9, 0, 24)

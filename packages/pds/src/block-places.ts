@@ -1,4 +1,5 @@
 /** Where each of many blocks lies in a file, in as little memory as will do: some 30 bytes for a block. */
+import { randomInt } from 'node:crypto'
 import type { Cid } from '@millisky/core/cid'
 
 const SLOTS_MIN = 1_024
@@ -15,6 +16,8 @@ export class BlockPlaces {
   /** 0 is free; else the place and 1. */
   #places = new Float64Array(SLOTS_MIN)
   #size = 0
+  /** So that nobody can choose hashes that all want the same slot. */
+  readonly #seed = randomInt(2 ** 32)
 
   get size(): number {
     return this.#size
@@ -40,7 +43,9 @@ export class BlockPlaces {
   /** Where the key stands, or would. */
   #slot(high: number, low: number): number {
     const mask = this.#places.length - 1
-    let slot = low & mask
+    const mixed = Math.imul(low ^ this.#seed, 0x9e3779b1)
+    const hash = Math.imul(mixed ^ (mixed >>> 15) ^ high, 0x85ebca6b)
+    let slot = (hash ^ (hash >>> 13)) & mask
     while (this.#places[slot] !== 0 && (this.#keys[slot * 2] !== high || this.#keys[slot * 2 + 1] !== low)) {
       slot = (slot + 1) & mask
     }

@@ -204,7 +204,7 @@ test('what does not fit is refused, and changes nothing', async t => {
 
 test('a block that is named over and over counts each time', async t => {
   const pds = await startTestPds(t, { PDS_MAX_REPO_IMPORT_SIZE: '200000' })
-  const alice = await arrive(pds, 'alice')
+  const alice = await pds.user('alice', { deactivated: true })
   const paths = Array.from({ length: 9 }, (_, i) => `${collection}/r${i}`)
   const give = (bytes: number) => {
     const value = { text: 'x'.repeat(bytes) }
