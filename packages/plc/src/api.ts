@@ -13,10 +13,17 @@ const COUNT_MAX = 1_000
 /** JSON of the largest operation, with room for a writer who likes blanks. */
 const OPERATION_JSON_BYTES_MAX = 32_768
 
+/** What the server says of itself. */
+export interface About {
+  version: string
+  /** Of a replica: what it follows, and how that goes. */
+  replica: { of: string; state: () => object } | null
+}
+
 type OfDid = { Params: { did: Did } }
 
 /** Adds the routes to a scope of their own, since errors here are `{message}`. */
-export function addApi(http: FastifyInstance, directory: Directory, log: Logger, version: string): void {
+export function addApi(http: FastifyInstance, directory: Directory, log: Logger, about: About): void {
   http.register(async scope => {
     scope.setErrorHandler((error, request, reply) => {
       const { status, message, headers, isBug } = envelopeOf(error)
@@ -24,23 +31,27 @@ export function addApi(http: FastifyInstance, directory: Directory, log: Logger,
       if (headers) reply.headers(headers)
       return reply.code(status).type('application/json').send(JSON.stringify({ message }))
     })
-    addGeneral(scope, directory, version)
+    addGeneral(scope, directory, about)
     addReads(scope, directory)
     scope.post<OfDid>('/:did', { config: { bodyBytesMax: OPERATION_JSON_BYTES_MAX } }, async (request, reply) => {
+      if (about.replica) {
+        const where = `This is a read replica: operations are accepted by ${about.replica.of}`
+        throw new Refused('ReadReplica', where, 405, { allow: 'GET, HEAD' })
+      }
       await directory.accept(request.params.did, request.body)
       return reply.type('text/plain; charset=utf-8').send('OK')
     })
   })
 }
 
-function addGeneral(scope: FastifyInstance, directory: Directory, version: string): void {
+function addGeneral(scope: FastifyInstance, directory: Directory, { version, replica }: About): void {
   scope.get('/', async (_request, reply) =>
     reply.type('text/plain; charset=utf-8').send('This is a did:plc directory.\n\nSource: https://web.plc.directory\n'),
   )
   scope.get('/_health', async (_request, reply) => {
     try {
       directory.check()
-      return { version }
+      return replica ? { version, replicaOf: replica.of, ...replica.state() } : { version }
     } catch {
       return reply.code(503).send({ version, error: 'Service Unavailable' })
     }

@@ -34,6 +34,13 @@ export const settings = defineSettings('plc', {
     section: 'Storage',
     doc: 'Another SQLite database than `plc.sqlite` in the data folder: a path, or `:memory:` to keep nothing.',
   },
+  replicaOf: {
+    type: 'url',
+    env: ['PLC_REPLICA_OF'],
+    flag: '--replica-of',
+    section: 'Replica',
+    doc: 'Another directory to follow, verify and serve; operations are not accepted here then. Needs a database of its own.',
+  },
   devMode: {
     type: 'bool',
     default: false,

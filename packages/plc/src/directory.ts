@@ -18,7 +18,7 @@ import {
   plcHead,
 } from '@millisky/core/plc'
 import { type Did, isPlcDid } from '@millisky/core/syntax'
-import type { SqliteDb } from '@millisky/server/db/db'
+import type { SqliteDb, SyncTx } from '@millisky/server/db/db'
 import type { Migration } from '@millisky/server/db/migrate'
 import { Bell } from '@millisky/server/log/log'
 import { type Generated, type Selectable, sql } from 'kysely'
@@ -31,14 +31,32 @@ interface OperationTable {
   /** JSON as it came. */
   operation: string
   nullified: number
-  /** RFC 3339 in UTC with milliseconds, so that texts sort by time; strictly increasing with `seq`. */
+  /** RFC 3339 in UTC with milliseconds, so that texts sort by time; strictly increasing with `seq`, unless in a replica. */
   created_at: string
 }
 
 type OperationRow = Selectable<OperationTable>
 
+/** One row at most: how far a replica has come. */
+interface ReplicaTable {
+  id: number
+  origin: string
+  seq: number
+  cid: string | null
+  true_at: number | null
+}
+
+/** Lines of the followed directory that were not taken. */
+interface SkippedTable {
+  seq: number
+  did: string | null
+  reason: string
+}
+
 export interface PlcTables {
   operation: OperationTable
+  replica: ReplicaTable
+  skipped: SkippedTable
 }
 
 export const migrations: readonly Migration[] = [
@@ -56,6 +74,19 @@ export const migrations: readonly Migration[] = [
       )`.execute(schema)
       await sql`create index operation_did on operation (did, seq)`.execute(schema)
       await sql`create unique index operation_created_at on operation (created_at)`.execute(schema)
+    },
+  },
+  {
+    name: 'replicas',
+    async up(schema, column) {
+      // Times of another directory may come twice.
+      await sql`drop index operation_created_at`.execute(schema)
+      await sql`create index operation_created_at on operation (created_at)`.execute(schema)
+      await sql`create table replica (
+        id ${column.integer} primary key, origin ${column.text} not null, seq ${column.bigint} not null,
+        cid ${column.text}, true_at ${column.bigint})`.execute(schema)
+      await sql`create table skipped (
+        seq ${column.bigint} primary key, did ${column.text}, reason ${column.text} not null)`.execute(schema)
     },
   },
 ]
@@ -116,6 +147,21 @@ export class Directory {
     })
   }
 
+  /**
+   * Takes an operation that another directory has accepted, under its seq, if it is right by the log here. Within a
+   * transaction of the caller, who rings the bell.
+   *
+   * @throws {Refused} {@link Malformed} when it is not right
+   */
+  import(tx: SyncTx, { did, operation, createdAt }: PlcEntry, seq: number): void {
+    const log = tx.all(this.#statements.logOf, [did]).map(entryOf)
+    const at = Date.parse(createdAt)
+    const { cid, nullified } = applyPlcOperation(did, log, operation, at)
+    if (log.some(entry => entry.cid === cid)) throw new Refused('Misordered', 'the operation is there already')
+    for (const undone of nullified) tx.run(this.#statements.nullify, [did, undone])
+    tx.run(this.#statements.import, [seq, did, cid, JSON.stringify(operation), new Date(at).toISOString()])
+  }
+
   /** The whole log of a DID, oldest first, nullified entries included. @throws {Refused} 404 when there is none */
   log(did: Did): PlcEntry[] {
     const log = this.#db.allSync(this.#statements.logOf, [did]).map(entryOf)
@@ -168,6 +214,9 @@ function prepare(db: SqliteDb<PlcTables>) {
     add: db.prepare((did: string, cid: string, operation: string, created_at: string) =>
       // No seq: it comes by itself.
       db.kysely.insertInto('operation').values({ did, cid, operation, nullified: 0, created_at }),
+    ),
+    import: db.prepare((seq: number, did: string, cid: string, operation: string, created_at: string) =>
+      db.kysely.insertInto('operation').values({ seq, did, cid, operation, nullified: 0, created_at }),
     ),
   }
 }

@@ -1,12 +1,15 @@
 /** Puts the directory together. */
 import { join } from 'node:path'
 import { openDb, type SqliteDb } from '@millisky/server/db/db'
+import { Fetcher } from '@millisky/server/fetch'
 import { createHttp, listen } from '@millisky/server/http'
+import { PlcExport } from '@millisky/server/identity/plc-export'
 import { createLog, type Logger } from '@millisky/server/trace'
 import { addApi } from './api.ts'
 import type { PlcSettings } from './config.ts'
 import { Directory, migrations, type PlcTables } from './directory.ts'
 import { ExportStream } from './export-stream.ts'
+import { Replica } from './replica.ts'
 
 export interface PlcParts {
   log?: Logger
@@ -39,7 +42,11 @@ export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Pr
     consumersMax: settings.streamsMax,
     now,
   })
-  addApi(http, directory, log, version)
+  const following =
+    settings.replicaOf === undefined
+      ? null
+      : follow(db as SqliteDb<PlcTables>, directory, settings.replicaOf, { log, version, now })
+  addApi(http, directory, log, { version, replica: following })
   stream.attach(http.server, '/export/stream')
   let url = ''
   let closing: Promise<void> | null = null
@@ -51,9 +58,12 @@ export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Pr
     async listen() {
       url = await listen(http, { port: settings.port, host: settings.bind })
       log.info({ url, operations: directory.head }, 'the did:plc directory is listening')
+      await following?.follower.start()
     },
     close() {
       closing ??= (async () => {
+        await following?.follower.stop()
+        await following?.fetcher.close()
         await stream.close()
         await http.close()
         await db.close()
@@ -61,4 +71,32 @@ export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Pr
       return closing
     },
   }
+}
+
+/** Keeps the directory a replica of another one. The operator names that, so that it may be anywhere. */
+function follow(db: SqliteDb<PlcTables>, directory: Directory, of: string, { log, version, now }: Required<PlcParts>) {
+  const userAgent = `millisky-plc/${version}`
+  const fetcher = new Fetcher({ allowPrivate: true, userAgent })
+  const origin = of.replace(/\/+$/, '')
+  const replica = new Replica({
+    db,
+    directory,
+    origin,
+    onSkipped: line => log.error(line, 'an operation of the followed directory breaks the rules and was skipped'),
+  })
+  const follower = new PlcExport({
+    url: origin,
+    fetcher,
+    userAgent,
+    sink: replica,
+    now,
+    onTrouble: (problem, state) =>
+      log[state === 'waiting' ? 'warn' : 'error']({ problem, state }, 'the directory cannot be followed; trying again'),
+    onState: state => log.info({ state, seq: follower.position.seq }, 'replica'),
+  })
+  const state = () => {
+    const { seq, trueAt } = follower.position
+    return { state: follower.state, seq, trueAt: follower.trueAt ?? trueAt, skipped: replica.skipped }
+  }
+  return { of: origin, follower, fetcher, state }
 }

@@ -98,6 +98,14 @@ export const settings = defineSettings(
       doc: 'The did:plc directory.',
       section: 'Identity',
     },
+    plcExport: {
+      type: 'bool',
+      default: false,
+      env: ['RELAY_PLC_EXPORT'],
+      flag: '--plc-export',
+      doc: 'Follow the whole export of the directory, verified, so that identities need not be asked for; some 250 bytes of disk for each DID that there is.',
+      section: 'Identity',
+    },
     coalesceMs: {
       type: 'int',
       min: 0,

@@ -15,13 +15,12 @@ const ORIGINS_MAX = 20_000
 export interface KnownIdentitiesParts {
   store: IdentityStore
   onError: (error: unknown) => void
-  /** Since when nothing that is stored of a DID can have changed unnoticed; null when nobody tells of changes. */
-  trueAt?: (did: Did) => number | null
 }
 
 export class KnownIdentities implements MemoryStore<Did, Identity> {
   readonly #parts: KnownIdentitiesParts
   readonly #timer: NodeJS.Timeout
+  #trueAt: (did: Did) => number | null = () => null
   #unsaved = new Map<Did, StoredIdentity>()
   #asked = new Map<Did, PromiseWithResolvers<StoredIdentity | null>>()
   readonly #origins = new Map<string, string>()
@@ -57,6 +56,16 @@ export class KnownIdentities implements MemoryStore<Did, Identity> {
     await this.#parts.store.delete(did)
   }
 
+  /** `trueAt` tells up to when nothing that is stored of a DID can have changed unnoticed; null where nobody tells. */
+  rely(trueAt: (did: Did) => number | null): void {
+    this.#trueAt = trueAt
+  }
+
+  /** Drops what was fetched and is not saved yet. */
+  supersede(did: Did): void {
+    this.#unsaved.delete(did)
+  }
+
   /** What is kept of an identity in memory: what verification asks for, and not the document. */
   readonly slim = ({ did, handle, signingKey, pds }: Identity): Identity => ({
     did,
@@ -80,7 +89,7 @@ export class KnownIdentities implements MemoryStore<Did, Identity> {
 
   #dated({ did, at, key, pds, handle }: StoredIdentity): Dated<Identity> {
     const value = this.slim({ did, handle: handle as Handle | null, signingKey: key, pds, doc: { id: did } })
-    return { value, at: Math.max(at, this.#parts.trueAt?.(did) ?? 0) }
+    return { value, at: Math.max(at, this.#trueAt(did) ?? 0) }
   }
 
   #origin(text: string): string {

@@ -98,6 +98,8 @@ export interface FollowParts {
   cursor?: () => number | null | undefined
   reach: Reach
   userAgent: string
+  /** Messages are text, as in streams of JSON, rather than binary; no error frames are looked for then. */
+  isText?: boolean
   /**
    * Takes frames in order, one call at a time. While a returned promise is pending, few more are read off the socket.
    * The frames are views into receive buffers; copy one to keep it for long. Throwing ends the connection as `rejected`.
@@ -303,7 +305,8 @@ class Connection {
     if (this.#why !== null) return
     this.#heard()
     this.#frames++
-    const wrong = isBinary ? errorOf(frame) : TEXT
+    const isWanted = isBinary !== (this.#parts.isText ?? false)
+    const wrong = !isWanted ? (isBinary ? BINARY : TEXT) : isBinary ? errorOf(frame) : null
     if (wrong) {
       this.end(wrong)
       return
@@ -363,6 +366,7 @@ function guardedConnect(secure: boolean, reach: Reach): NonNullable<ClientOption
   return open as unknown as NonNullable<ClientOptions['createConnection']>
 }
 
+const BINARY: EndWhy = { reason: 'protocol', detail: 'A binary message came where only text ones may' }
 const TEXT: EndWhy = { reason: 'text-frame', detail: 'A text message came where only binary ones may' }
 
 /** Headers of ordinary frames are maps of two entries; what else there is gets decoded. */

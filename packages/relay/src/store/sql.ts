@@ -6,6 +6,7 @@ import { type Insertable, type Selectable, sql, type Updateable } from 'kysely'
 import { createCheckpointStore, createDirectoryStore, prepareDirectoryFold } from './directory.ts'
 import { SqlIdentities } from './identities.ts'
 import { createOutboxStore } from './outbox.ts'
+import { SqlPlc } from './plc.ts'
 import type { AccountTable, HostTable, RelaySchema } from './schema.ts'
 import type {
   AccountStore,
@@ -28,6 +29,7 @@ const CHUNK = 500
 const WATERMARK = 'fold-watermark'
 
 export function createSqlStore(db: Db<RelaySchema>): RelayStore {
+  const identities = new SqlIdentities(db)
   const ping = db.prepare(db.kysely.selectFrom('setting').select('name').limit(1))
   return {
     hosts: createHostStore(db),
@@ -39,7 +41,8 @@ export function createSqlStore(db: Db<RelaySchema>): RelayStore {
     outbox: createOutboxStore(db),
     directory: createDirectoryStore(db),
     checkpoints: createCheckpointStore(db),
-    identities: new SqlIdentities(db),
+    identities,
+    plc: new SqlPlc(db, identities),
     async ping() {
       await db.get(ping, [])
     },

@@ -10,6 +10,7 @@ import type { Did, Tid } from '@millisky/core/syntax'
 import type { Policy } from '@millisky/core/verify'
 import type { Awaitable } from '@millisky/server/db/db'
 import type { DirectoryChange } from '../directory.ts'
+import type { PlcStore } from './plc.ts'
 
 /** Number of a host in this database; never used twice. */
 export type HostId = number
@@ -231,6 +232,7 @@ export interface IdentityStore {
 }
 
 export interface RelayStore {
+  plc: PlcStore
   identities: IdentityStore
   audit: AuditStore
   outbox: OutboxStore
