@@ -1,5 +1,6 @@
 // Routes of administrators, as scripts for deployed relays call them.
 import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
 import { after, before, test } from 'node:test'
 import type { FakePds } from '../e2e/fake-pds.ts'
 import { until, World } from './world.ts'
@@ -90,10 +91,29 @@ test('metrics tell of hosts, delays, verification, the log and consumers, withou
     /^relay_hosts_used_day_max\{hosts="other"\} 0\.\d+/m,
     /^subscribe_consumers \d/m,
     /^disk_persister_current_seq 1$/m,
+    /^relay_bytes_received_total [1-9]/m,
+    /^relay_identity_questions_total\{method="plc",outcome="found"\} [1-9]/m,
+    /^relay_identity_wait_seconds_count\{outcome="found"\} [1-9]/m,
+    /^relay_hosts_lag_seconds\{hosts="other",of="half"\} \d/m,
+    /^relay_log_bytes [1-9]/m,
   ]) {
     assert.match(text, line)
   }
   assert.doesNotMatch(text, new RegExp(name))
+})
+
+test('every metric that the page tells of is there', async () => {
+  const reply = await fetch(`${world.relay.url}/metrics`, { headers: { authorization: 'Bearer scenario-admin' } })
+  const text = await reply.text()
+  const page = await readFile(new URL('../../docs/metrics.md', import.meta.url), 'utf8')
+  const rows = page.split('\n').filter(line => line.startsWith('| ') && !line.startsWith('| what one'))
+  const named = rows.flatMap(row => [...row.split('|')[2]!.matchAll(/`([a-z_]+[a-z])(\{[a-z,]+\})?`/g)])
+  const missing = named.filter(([, name = '']) => !name.startsWith('otlp_') && !text.includes(`# HELP ${name} `))
+  assert.ok(named.length > 30)
+  assert.deepEqual(
+    missing.map(([, name]) => name),
+    [],
+  )
 })
 
 test('T81 every change is written down with who made it, refused ones too', async () => {

@@ -24,6 +24,10 @@ export interface LookupParts {
   identities: Pick<Identities, 'peek' | 'expire' | 'resolveDid'>
   now: () => number
   sleep?: (ms: number) => Promise<void>
+  observer?: {
+    /** Somebody had to wait so long to learn who an account is. */
+    waited(outcome: 'found' | 'nobody' | 'unavailable', ms: number): void
+  }
 }
 
 export class Lookup {
@@ -55,7 +59,15 @@ export class Lookup {
    * Asks who a DID is. Null when nobody could say; `isPatient` tries for a while. `fresh` does not believe memory, as far
    * as the host's budget goes.
    */
-  async resolve(
+  async resolve(did: Did, options: { host: Host; fresh: boolean; isPatient: boolean }): Promise<StatedIdentity | null> {
+    const since = performance.now()
+    const stated = await this.#resolve(did, options)
+    const outcome = stated === null ? 'unavailable' : stated === NOBODY ? 'nobody' : 'found'
+    this.#parts.observer?.waited(outcome, performance.now() - since)
+    return stated
+  }
+
+  async #resolve(
     did: Did,
     { host, fresh, isPatient }: { host: Host; fresh: boolean; isPatient: boolean },
   ): Promise<StatedIdentity | null> {

@@ -56,6 +56,8 @@ export function observeIngest(metrics: Metrics): NonNullable<IngestParts['observ
 }
 
 const HOST_CLASSES = ['trusted', 'other'] as const
+/** The lag that so many of the hosts are within. */
+const LAG_OF = ['half', 'nine tenths', 'all'] as const
 const LATENCIES = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10]
 const classOf = (host: Host) => (host.isTrusted ? 'trusted' : 'other')
 
@@ -120,12 +122,46 @@ export function observeSiblings(metrics: Metrics, siblings: Siblings): (delivery
   return end => requests.inc({ end })
 }
 
+/** Counts what identities cost: what had to be asked for, and how long events waited for it. */
+export function observeIdentities(metrics: Metrics) {
+  const asked = metrics.counter(
+    'relay_identity_questions_total',
+    'Documents that directories and sites were asked for.',
+    {
+      method: ['plc', 'web', 'handle'],
+      outcome: 16,
+    },
+  )
+  const seconds = metrics.histogram(
+    'relay_identity_wait_seconds',
+    'Time that events of an account waited for its document.',
+    {
+      labels: { outcome: ['found', 'nobody', 'unavailable'] },
+      buckets: LATENCIES,
+    },
+  )
+  return {
+    asked: (method: string, outcome: string) => asked.inc({ method, outcome }),
+    waited: (outcome: 'found' | 'nobody' | 'unavailable', ms: number) => seconds.observe({ outcome }, ms / 1_000),
+  }
+}
+
+/** Counts bytes that come from hosts. */
+export function observeBytes(metrics: Metrics): (frames: readonly Uint8Array[]) => void {
+  const bytes = metrics.counter('relay_bytes_received_total', 'Bytes of frames that came from hosts.')
+  return frames => {
+    let sum = 0
+    for (const frame of frames) sum += frame.length
+    bytes.inc({}, sum)
+  }
+}
+
 export interface Observed {
   hosts: Hosts
   ingest: Ingest
   verifiers: Verifiers
   isConnected: (host: ReturnType<Hosts['list']>[number]) => boolean
-  log: { readonly head: number; readonly oldest: number }
+  log: { readonly head: number; readonly oldest: number; readonly size: { bytes: number; segments: number } }
   now: () => number
   accountsInMemory: () => number
   accountsThrottled: () => number
@@ -158,6 +194,26 @@ export function observeRelay(metrics: Metrics, parts: Observed): void {
       }
     },
   })
+  metrics.gauge(
+    'relay_hosts_lag_seconds',
+    'How old the last commit of hosts was when it passed, of those heard today.',
+    {
+      labels: { hosts: HOST_CLASSES, of: LAG_OF },
+      collect: gauge => {
+        const since = parts.now() - 86_400_000
+        for (const kind of HOST_CLASSES) {
+          const heard = hosts.list().filter(host => classOf(host) === kind && host.lastEventAt > since)
+          const lags = heard.flatMap(({ lagMs }) => (lagMs === null ? [] : [lagMs])).sort((a, b) => a - b)
+          const at = (part: number) => (lags[Math.ceil(part * lags.length) - 1] ?? 0) / 1_000
+          gauge.set({ hosts: kind, of: 'half' }, at(0.5))
+          gauge.set({ hosts: kind, of: 'nine tenths' }, at(0.9))
+          gauge.set({ hosts: kind, of: 'all' }, at(1))
+        }
+      },
+    },
+  )
+  plain('relay_log_bytes', 'Size of the log on disk.', () => log.size.bytes)
+  plain('relay_log_segments', 'Files of the log.', () => log.size.segments)
   plain('relay_log_head_seq', 'Last seq of the log.', () => log.head)
   plain('relay_log_oldest_seq', 'First seq that is still kept.', () => log.oldest)
   plain('relay_ingest_events', 'Events under way.', () => ingest.load.events)
