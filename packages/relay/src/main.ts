@@ -40,9 +40,11 @@ import { KnownIdentities } from './known-identities.ts'
 import { Lookup } from './lookups.ts'
 import {
   observeAppends,
+  observeBytes,
   observeDelays,
   observeDirectory,
   observeEnds,
+  observeIdentities,
   observeIngest,
   observeRelay,
   observeSiblings,
@@ -259,7 +261,10 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
   }
 }
 
-function createIdentities({ settings, fetcher, plcFetcher, known, now }: Ground): Identities {
+function createIdentities(
+  { settings, fetcher, plcFetcher, known, now }: Ground,
+  observer: ReturnType<typeof observeIdentities>,
+): Identities {
   return new Identities({
     plcUrl: settings.plcUrl,
     fetch: fetcher.fetch,
@@ -269,6 +274,7 @@ function createIdentities({ settings, fetcher, plcFetcher, known, now }: Ground)
     settings: { dids: { entriesMax: settings.identityCacheSize, staleMs: 24 * 3_600_000, maxMs: 30 * 86_400_000 } },
     ...(settings.allowInsecureHosts ? { development: {} } : {}),
     now,
+    observer,
   })
 }
 
@@ -284,10 +290,8 @@ function createCheck({ settings, fetcher, userAgent, now }: Ground, hosts: Hosts
   })
 }
 
-/** Everything between the sockets of hosts and the log. */
-function compose(ground: Ground) {
-  const { settings, store, events, repeats, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
-  const hosts = new Hosts({
+function createHosts({ settings, store, log, now, onError }: Ground): Hosts {
+  return new Hosts({
     store: store.hosts,
     bans: store.bans,
     settings: store.settings,
@@ -300,7 +304,14 @@ function compose(ground: Ground) {
       log.info({ host: hostname, status: record.status, before, reason: record.reason }, 'host')
     },
   })
-  const identities = createIdentities(ground)
+}
+
+/** Everything between the sockets of hosts and the log. */
+function compose(ground: Ground) {
+  const { settings, store, events, repeats, fetcher, metrics, log, now, onError, onFatal, userAgent } = ground
+  const hosts = createHosts(ground)
+  const askers = observeIdentities(metrics)
+  const identities = createIdentities(ground, askers)
   const accounts = new Accounts<Incoming>({
     store: store.accounts,
     hostname: id => hosts.byId(id)?.hostname ?? null,
@@ -326,7 +337,7 @@ function compose(ground: Ground) {
     accounts,
     verifiers,
     appender,
-    lookup: new Lookup({ identities, now }),
+    lookup: new Lookup({ identities, now, observer: askers }),
     limits: { hostLookups: settings.hostConcurrency },
     now,
     isRepeated: frame => repeats.has(frame),
@@ -338,9 +349,13 @@ function compose(ground: Ground) {
     observer: observeIngest(metrics),
   })
   const countEnd = observeEnds(metrics, trace)
+  const countBytes = observeBytes(metrics)
   const upstreams = new Upstreams({
     hosts,
-    take: (host, frames) => ingest.take(host, frames),
+    take: (host, frames) => {
+      countBytes(frames)
+      return ingest.take(host, frames)
+    },
     release: host => throttle.release(host),
     reach: { allowPrivate: settings.allowInsecureHosts },
     userAgent,
