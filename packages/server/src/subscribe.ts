@@ -16,10 +16,11 @@ import type { Duplex } from 'node:stream'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { infoFrame } from '@millisky/core/event'
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
-import type { Log } from './log/log.ts'
+import type { Batch, Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
-import type { Deal, Endpoint } from './subscribe/form.ts'
+import type { Deal, Endpoint, Form } from './subscribe/form.ts'
 import { countStream, type SubscribeTotals } from './subscribe/metrics.ts'
+import { Pace } from './subscribe/pace.ts'
 import { type Extras, NO_EXTRAS, ReposEndpoint } from './subscribe/repos.ts'
 import { Tail } from './subscribe/tail.ts'
 import type { Metrics } from './trace.ts'
@@ -108,6 +109,7 @@ export class Subscription {
   readonly #now: () => number
   readonly #log: Log
   readonly #tail: Tail
+  readonly #pace = new Pace()
   /** By the kind of socket they make. */
   readonly #sockets = new Map<ServerOptions, WebSocketServer>()
   readonly #consumers = new Map<number, Consumer>()
@@ -324,15 +326,22 @@ export class Subscription {
       }
       if (consumer.form === null) consumer.write(batch)
       else {
-        const formed = consumer.form.select(batch, consumer.cursor)
+        const formed = this.#form(consumer, consumer.form, batch)
         const shown = formed instanceof Promise ? await formed : formed
-        if (!consumer.open) return
+        if (!consumer.open || shown === null) return
         consumer.write(shown)
       }
       if (consumer.blocked) await consumer.drained()
       // Others get their turn between two batches, also when neither log nor socket ever makes this loop wait.
       else if (consumer.cursor < this.#tail.flushed) await new Promise(setImmediate)
     }
+  }
+
+  /** A batch in the form of this consumer; null when it has gone. Live ones share the work, replays take turns. */
+  #form(consumer: Consumer, form: Form, batch: Batch): Batch | null | Promise<Batch | null> {
+    const { cursor } = consumer
+    if (this.#tail.isNear(cursor)) return form.select(batch, cursor)
+    return this.#pace.turn(() => (consumer.open ? form.select(batch, cursor) : null))
   }
 
   #sweepConsumers(): void {

@@ -109,3 +109,25 @@ test('a log with nothing in it has no stamps', async t => {
   assert.deepEqual(await log.stamps(0, 5), { seqs: [], micros: [] })
   assert.equal(await log.seqBefore(7), 0)
 })
+
+test('a clock that was far ahead and is right again is followed, and no time misses what came since', async t => {
+  const clock = { ms: 1_000 }
+  const log = await openLog(freshFolder(t), clock, { segmentMs: 1e12 })
+  await add(log, 2)
+  clock.ms = 90_000_000
+  await add(log, 2)
+  clock.ms = 2_000
+  await add(log, 2)
+  clock.ms = 3_000
+  await add(log, 1)
+  const { micros } = await log.stamps(0, 7)
+  assert.deepEqual(micros, [1_000_000, 1_000_001, 90_000_000_000, 90_000_000_001, 2_000_000, 2_000_001, 3_000_000])
+  for (const ms of [1_000, 1_001, 2_000, 2_500, 3_000]) {
+    const after = await log.seqBefore(ms)
+    assert.ok(
+      micros.every((stamp, i) => i >= after || stamp < ms * 1_000),
+      `${ms}: after ${after}`,
+    )
+  }
+  assert.equal(log.size.segments, 2)
+})

@@ -101,6 +101,11 @@ interface Active {
 }
 
 const WRITE_BYTES_MAX = 16 << 20
+/**
+ * A clock that goes back is held for so long, so that times do not fall. One that goes back further was wrong before: then a new segment begins
+ * with the right time, so that within each times do not fall.
+ */
+const HOLD_MS = 60_000
 const truncateFile = promisify(ftruncate)
 
 /** Opens the segment log of a folder, which is made if need be. @throws LogDamaged, or Error when the folder is in use. */
@@ -460,8 +465,9 @@ export class SegmentLog implements Log, Stamped {
       const { segment } = current
       const full = segment.events > 0 && segment.dataBytes + bytes > segmentBytes
       const old = segment.events > 0 && now() - segment.firstTime >= segmentMs
+      const fell = segment.events > 0 && now() < segment.lastTime - HOLD_MS
       const misnamed = segment.events === 0 && segment.first !== first
-      if (!full && !old && !misnamed) return current
+      if (!full && !old && !fell && !misnamed) return current
       await this.#syncActive(current).catch(error => {
         this.#fail(error)
         throw error
@@ -487,8 +493,9 @@ export class SegmentLog implements Log, Stamped {
       throw error
     }
     // Times rise from one segment to the next, so that an event's stamp can be told from its own segment.
-    const before = this.#segments.at(-1)
-    const time = Math.max(this.#options.now(), before ? before.lastTime + 1 : 0)
+    const before = this.#segments.at(-1)?.lastTime ?? -1
+    const now = this.#options.now()
+    const time = now < before - HOLD_MS ? now : Math.max(now, before + 1)
     const segment = {
       first,
       previous,
