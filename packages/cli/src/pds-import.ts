@@ -48,7 +48,7 @@ async function importFrom(path: string, flags: string[], options: ImportOptions)
   const { dryRun, sourceEnv: envFile, blobs } = options
   const source = openForeignServer(path, { envFile, blobs })
   try {
-    const log = createLog({ name: 'import', level: 'warn' })
+    const log = createLog({ name: 'import', level: 'error' })
     const firstSeq = source.lastSeq() + 1
     const storage = dryRun ? null : await openStorage(settings, { log, now: Date.now, firstSeq })
     try {

@@ -1,7 +1,7 @@
 // Data of other servers, taken over on each database: what comes, what is refused, and what the report says.
 import assert from 'node:assert/strict'
 import { argon2Sync } from 'node:crypto'
-import { mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -283,6 +283,34 @@ test('accounts that have moved on here, or whose name is taken, are left as they
   const taken = await take(other, { env })
   assert.deepEqual(taken.accounts, { found: 1, brought: 0, present: 0, failed: 1 })
   assert.deepEqual(taken.differences, [`${bob.did}: handle is taken`])
+})
+
+test('blobs that lie where they shall lie stay there, those taken down apart', async t => {
+  const folder = await newFolder(t)
+  const [alice, bob] = [fixturePerson('alice', { count: 3 }), fixturePerson('bob', { count: 3 })]
+  await writeReference(folder, [alice, bob])
+  const cid = bob.blobs[0]!.cid
+  const quarantine = join(folder, 'blocks', 'quarantine', bob.did)
+  await mkdir(quarantine, { recursive: true })
+  await rename(join(folder, 'blocks', bob.did, cid.toString()), join(quarantine, cid.toString()))
+  const db = new DatabaseSync(join(actorFolder(folder, bob.did), 'store.sqlite'))
+  db.exec("update blob set takedownRef = 'case 2'")
+  db.close()
+  const inPlace = { PDS_DATA_DIRECTORY: folder, PDS_BLOBSTORE_DISK_LOCATION: join(folder, 'blocks') }
+  const elsewhere = { PDS_DATA_DIRECTORY: await newFolder(t) }
+  for (const env of [inPlace, elsewhere]) {
+    const report = await take(folder, { env })
+    assert.deepEqual([report.differences, report.equal.blobs], [[], 2])
+    const pds = await startTestPds(t, env)
+    const blobOf = ({ did }: FixturePerson) => pds.get('com.atproto.sync.getBlob', { did, cid: cid.toString() })
+    assert.equal((await blobOf(alice)).status, 200)
+    assert.equal((await blobOf(bob)).status, 400)
+    const lying = await pds.blobs.open(bob.did, cid)
+    lying?.destroy()
+    assert.equal(lying, null)
+    await pds.close()
+  }
+  assert.deepEqual(await readdir(quarantine), [cid.toString()])
 })
 
 test('a dry run writes nothing; a running server is found out', async t => {
