@@ -50,6 +50,7 @@ import {
   observeSiblings,
 } from './metrics.ts'
 import { Moderation } from './moderation.ts'
+import { followPlc } from './plc-following.ts'
 import { recoverFrame } from './recover.ts'
 import { Repeats } from './repeats.ts'
 import { Siblings } from './siblings.ts'
@@ -123,6 +124,8 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await hosts.load()
   await crawl.load()
   await running.floods.load()
+  const plc = followPlc(ground, running.identities)
+  await plc.start()
   const subscription = createSubscription(ground, parts)
   const moderation = new Moderation({ ...running, store, log: events })
   const siblings = createSiblings(ground)
@@ -157,6 +160,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     await subscription.close()
     await Promise.all([http.close(), scraped?.close()])
     await running.verifiers.close()
+    await plc.stop()
     await Promise.all([ground.fetcher.close(), ground.plcFetcher.close()])
     await ground.known.close()
     await checkpoints.close()
@@ -378,7 +382,7 @@ function compose(ground: Ground) {
     isClosed: settings.disableRequestCrawl,
     newHostsPerDay: settings.newHostsPerDay,
   })
-  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, check, throttle, floods }
+  return { hosts, accounts, fold, verifiers, appender, ingest, upstreams, crawl, check, throttle, floods, identities }
 }
 
 /** What the operator's other relays are told. They are named by the operator, so they may be anywhere. */
