@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { withSeq } from '@millisky/core/event'
 import { SettingsError } from '@millisky/server/config'
 import { openDb } from '@millisky/server/db/db'
-import { Fetcher } from '@millisky/server/fetch'
+import { Fetcher, type LookupAll, type Reach } from '@millisky/server/fetch'
 import type { FollowSettings } from '@millisky/server/follow'
 import { createHttp, listen } from '@millisky/server/http'
 import { Identities } from '@millisky/server/identity'
@@ -81,6 +81,8 @@ export interface RelayParts {
   subscribe?: Partial<SubscribeSettings>
   /** How hosts are followed. */
   follow?: Partial<FollowSettings>
+  /** Finds addresses of hosts; default the system's. */
+  lookup?: LookupAll
 }
 
 export interface Relay {
@@ -108,6 +110,8 @@ interface Ground {
   known: KnownIdentities
   events: SegmentLog
   repeats: Repeats
+  /** Which addresses hosts may have. */
+  reach: Reach
   fetcher: Fetcher
   /** For the directory, which the operator names. */
   plcFetcher: Fetcher
@@ -216,6 +220,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
   const { log = createLog({ name: 'relay', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
   const userAgent = `millisky-relay/${version} (${RELAY_MARKER})`
   const metrics = createMetrics({ process: true })
+  const reach: Reach = { allowPrivate: settings.allowInsecureHosts, ...(parts.lookup ? { lookup: parts.lookup } : {}) }
   const onError = (error: unknown) => log.error({ err: error }, 'a change could not be saved')
   const onFatal =
     parts.onFatal ??
@@ -258,7 +263,8 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     repeats,
     metrics,
     telemetry: await startTelemetry(settings, { name: 'millisky-relay', version, metrics: () => metrics, log, now }),
-    fetcher: new Fetcher({ allowPrivate: settings.allowInsecureHosts, userAgent }),
+    reach,
+    fetcher: new Fetcher({ ...reach, userAgent }),
     plcFetcher: new Fetcher({ allowPrivate: true, userAgent }),
     onError,
     onFatal,
@@ -282,12 +288,12 @@ function createIdentities(
   })
 }
 
-function createCheck({ settings, fetcher, userAgent, now }: Ground, hosts: Hosts, identities: Identities): HostCheck {
+function createCheck({ settings, reach, fetcher, userAgent, now }: Ground, hosts: Hosts, identities: Identities): HostCheck {
   return new HostCheck({
     fetch: fetcher.fetch,
     identities,
     assertNotBanned: hostname => hosts.assertNotBanned(hostname),
-    reach: { allowPrivate: settings.allowInsecureHosts },
+    reach,
     userAgent,
     insecure: settings.allowInsecureHosts,
     now,
@@ -361,7 +367,7 @@ function compose(ground: Ground) {
       return ingest.take(host, frames)
     },
     release: host => throttle.release(host),
-    reach: { allowPrivate: settings.allowInsecureHosts },
+    reach: ground.reach,
     userAgent,
     now,
     ...(ground.follow ? { settings: ground.follow } : {}),
