@@ -9,7 +9,7 @@ import { errorFrame } from '@millisky/core/event'
 import { createLog } from '@millisky/server/trace'
 import { WebSocketServer } from 'ws'
 import { FakePds } from '../e2e/fake-pds.ts'
-import { until, World, type WorldOptions } from './world.ts'
+import { PASSWORD, until, World, type WorldOptions } from './world.ts'
 
 type After = { after(fn: () => Promise<unknown> | unknown): void }
 
@@ -214,6 +214,38 @@ test('T35 without the development switch no loopback, no address, no port and no
     assert.deepEqual([hostname, status, body.error], [hostname, 400, 'InvalidRequest'])
   }
   assert.deepEqual([world.relay.hosts.size, pds.connections], [0, 0])
+})
+
+test('T35 a name that leads to a private address is neither asked nor followed', async t => {
+  const pds = await FakePds.start()
+  t.after(() => pds.close())
+  const asked: string[] = []
+  const { ends, log } = watched()
+  const world = await start(t, {
+    log,
+    env: { RELAY_ALLOW_INSECURE_HOSTS: 'false' },
+    lookup: (hostname, _options, done) => {
+      asked.push(hostname)
+      done(null, [
+        { address: '127.0.0.1', family: 4 },
+        { address: '::ffff:10.0.0.1', family: 6 },
+      ])
+    },
+  })
+  const { status, body } = await crawl(world, 'inside.example.com')
+  assert.deepEqual([status, body.error], [400, 'HostNotFound'])
+  // Not even for an administrator who knows better: the address may be another one tomorrow.
+  const unchecked = { hostname: 'inside.example.com', check: false }
+  assert.equal((await world.post('/admin/pds/requestCrawl', { hostname: 'inside.example.com' })).status, 400)
+  const reply = await fetch(`${world.relay.url}/xrpc/net.millisky.relay.admin.addHost`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${PASSWORD}`, 'content-type': 'application/json' },
+    body: JSON.stringify(unchecked),
+  })
+  assert.equal(reply.status, 200)
+  const end = await until('it was tried', () => ends[0])
+  assert.equal(end.reason, 'forbidden')
+  assert.deepEqual([new Set(asked), pds.connections], [new Set(['inside.example.com']), 0])
 })
 
 test('T36 a host that turns out to be a relay when it is connected is banned', async t => {
