@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Blocks } from '@millisky/core/blocks'
 import { readCar } from '@millisky/core/car'
+import { Cid } from '@millisky/core/cid'
 import { Unavailable } from '@millisky/core/errors'
 import { verifyProof } from '@millisky/core/mst/proof'
 import { Tree } from '@millisky/core/mst/tree'
@@ -182,6 +183,23 @@ test('one collection comes with what proves that it is all', async t => {
     )
     assert.ok(wanted.length === 0 || blocks.length < all.length / 2)
   }
+})
+
+test('many large blocks are not held at a time', async t => {
+  const pds = await startTestPds(t)
+  const account = await large(pds)
+  const exports = new Exports(pds.store)
+  const { blocks: all } = readCar(await whole(exports, account))
+  const cids = all.map(({ cid }) => cid)
+  const { body } = await exports.openBlocks(account, cids, {})
+  await sleep(50)
+  assert.ok(body.readableLength <= 2 * 64 * 1024)
+  assert.equal(exports.running, 1)
+  const { roots, blocks } = readCar(await buffer(body))
+  assert.deepEqual([roots, blocks.map(({ cid }) => cid)], [[], cids])
+  const missing = Cid.ofRaw(new Uint8Array(1))
+  await assert.rejects(exports.openBlocks(account, [...cids, missing], {}), new RegExp(`find cids: ${missing}$`))
+  await until(() => exports.running === 0)
 })
 
 async function until(isSo: () => boolean): Promise<void> {

@@ -9,10 +9,12 @@
 import { PassThrough, type Readable, type Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { constants, createGzip, createZstdCompress } from 'node:zlib'
+import type { Cid } from '@millisky/core/cid'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import type { Head } from '@millisky/core/repo'
 import type { Nsid } from '@millisky/core/syntax'
-import { CHUNK_BYTES, exportChunks } from './exports/chunks.ts'
+import type { Awaitable } from '@millisky/server/db/db'
+import { blockChunks, CHUNK_BYTES, exportChunks } from './exports/chunks.ts'
 import type { AccountId, RepoSnapshot, Store } from './store/store.ts'
 
 export interface ExportLimits {
@@ -65,13 +67,32 @@ export class Exports {
 
   /** Begins the CAR of an account's repository as it is now. @throws Unavailable, Refused 429 */
   open(account: AccountId, options: ExportOptions = {}): Promise<Export> {
-    const leave = this.#enter(options.reader ?? '')
+    return this.#open(account, options, view => exportChunks(view, options))
+  }
+
+  /** Begins a CAR of some blocks. @throws Refused if one is not there; Unavailable, Refused 429 */
+  openBlocks(account: AccountId, cids: readonly Cid[], { reader }: Pick<ExportOptions, 'reader'>): Promise<Export> {
+    return this.#open(account, { reader }, async view => {
+      const lacking: Cid[] = []
+      for (const cid of cids) if (!(await view.has(cid))) lacking.push(cid)
+      if (lacking.length > 0) throw new Refused('InvalidRequest', `Could not find cids: ${lacking.join(',')}`)
+      return blockChunks(view, cids)
+    })
+  }
+
+  #open(
+    account: AccountId,
+    { reader = '', encoding }: Pick<ExportOptions, 'reader' | 'encoding'>,
+    begin: (view: RepoSnapshot) => Awaitable<AsyncIterable<Uint8Array>>,
+  ): Promise<Export> {
+    const leave = this.#enter(reader)
     const { promise, resolve, reject } = Promise.withResolvers<Export>()
     this.#store.repos
-      .snapshot(account, view => {
-        const body = createBody(options.encoding)
+      .snapshot(account, async view => {
+        const chunks = await begin(view)
+        const body = createBody(encoding)
         resolve({ head: view.head, body })
-        return this.#send(view, options, body).catch(error => body.destroy(error))
+        await this.#send(chunks, body).catch(error => body.destroy(error))
       })
       .catch(reject)
       .finally(leave)
@@ -99,12 +120,12 @@ export class Exports {
   }
 
   /** Resolves when nothing more is needed of the database; the reader has then to take the rest. */
-  #send(view: RepoSnapshot, options: ExportOptions, body: Transform): Promise<void> {
+  #send(chunks: AsyncIterable<Uint8Array>, body: Transform): Promise<void> {
     const patience = new Patience(this.#limits.stallMs, () => {
       body.destroy(new Unavailable('NotEnoughResources', 'the reader of an export has stalled'))
     })
     body.once('close', () => patience.end())
-    return pipeline(paced(exportChunks(view, options), patience), body)
+    return pipeline(paced(chunks, patience), body)
   }
 }
 

@@ -1,8 +1,10 @@
 /**
- * The reply of `com.atproto.sync.getRepo`: conditional, compressed where that is asked for, and whole, in part by `since`, or one
- * collection by `collection`, a parameter of ours: as the protocol has no name for it yet, it stands in no lexicon.
+ * Replies that are CARs of any length. That of `com.atproto.sync.getRepo` is conditional, compressed where that is asked for, and
+ * whole, in part by `since`, or one collection by `collection`, a parameter of ours: as the protocol has no name for it yet,
+ * it stands in no lexicon.
  */
 import { Readable } from 'node:stream'
+import type { Cid } from '@millisky/core/cid'
 import { Refused } from '@millisky/core/errors'
 import { isNsid, type Nsid } from '@millisky/core/syntax'
 import { addressKey } from '@millisky/server/rate'
@@ -48,10 +50,26 @@ export async function sendExport(
   }
   const reader = addressKey(request.ip)
   const { head, body } = await exports.open(account.id, { since, collection, encoding, reader })
-  // Who has left before the reply began is not noticed by anybody else.
+  return raw(CAR, endingWith(reply, body), { ...headers, etag: tagOf(head.commit) })
+}
+
+/** The reply of `getBlocks`. @throws Refused, Unavailable */
+export async function sendBlocks(
+  exports: Exports,
+  account: Account,
+  cids: readonly Cid[],
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<RawReply> {
+  const { body } = await exports.openBlocks(account.id, cids, { reader: addressKey(request.ip) })
+  return raw(CAR, endingWith(reply, body))
+}
+
+/** Who has left before the reply began is not noticed by anybody else. */
+function endingWith(reply: FastifyReply, body: Readable): Readable {
   if (reply.raw.destroyed) body.destroy()
   else reply.raw.once('close', () => body.destroy())
-  return raw(CAR, body, { ...headers, etag: tagOf(head.commit) })
+  return body
 }
 
 function collectionOf({ raw }: FastifyRequest): Nsid | undefined {

@@ -25,7 +25,7 @@ import { perAddress } from '../rates.ts'
 import { type Account, type AccountId, type RepoSnapshot, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
 import { parseCursor } from './repo.ts'
-import { sendExport } from './sync-export.ts'
+import { sendBlocks, sendExport } from './sync-export.ts'
 
 const CAR = 'application/vnd.ipld.car'
 /** Blocks of one getBlocks; the lexicon names no limit. */
@@ -67,16 +67,12 @@ function addRepoReads(xrpc: Xrpc, parts: Parts): void {
     const path = `${params.collection}/${params.rkey}`
     return raw(CAR, await store.repos.snapshot(account.id, view => proofOf(view, path)))
   })
-  xrpc.query(getBlocks, { auth }, async ({ params, auth }) => {
+  xrpc.query(getBlocks, { auth }, async ({ params, auth, request, reply }) => {
     const { did, cids: asked } = params
     const account = await available(store, did, auth)
     if (asked.length > BLOCKS_MAX) throw new Refused('InvalidRequest', `Too many CIDs. Max: ${BLOCKS_MAX}`)
     const cids = [...new Map(asked.map(text => [text, Cid.parse(text)])).values()]
-    const blocks = await store.repos.blocks(account.id, cids)
-    const found = new Set(blocks.map(block => block.cid.key))
-    const lacking = cids.filter(cid => !found.has(cid.key))
-    if (lacking.length > 0) throw new Refused('InvalidRequest', `Could not find cids: ${lacking.join(',')}`)
-    return raw(CAR, writeCar([], blocks))
+    return sendBlocks(exports, account, cids, request, reply)
   })
 }
 

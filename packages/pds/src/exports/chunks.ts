@@ -4,6 +4,7 @@ import { blockBytes, carBlockHead, carHeader, writeBlock } from '@millisky/core/
 import { type Cid, hashMatches } from '@millisky/core/cid'
 import { decodeNode } from '@millisky/core/mst/encoding'
 import type { Nsid } from '@millisky/core/syntax'
+import type { Awaitable } from '@millisky/server/db/db'
 import type { RepoSnapshot } from '../store/store.ts'
 
 /** What goes to the reader at a time. Larger blocks go in pieces. */
@@ -16,23 +17,40 @@ export interface Wanted {
   collection?: Nsid | undefined
 }
 
-/** The chunks of a CAR in streamable order. They are the reader's to keep. */
+/** The chunks of a repository's CAR in streamable order. They are the reader's to keep. */
 export async function* exportChunks(view: RepoSnapshot, { since, collection }: Wanted): AsyncGenerator<Uint8Array> {
   const { head, commit } = view
-  const packer = new Packer()
   yield carHeader([commit.cid])
   if (since !== undefined && head.rev <= since) return
-  packer.put(commit)
   // `/` is followed by `0`.
   const range = collection === undefined ? WHOLE : { above: `${collection}/`, below: `${collection}0` }
   const walk = new Walk(view, range, since)
-  for (let block = await walk.next(); block; ) {
+  yield* chunksOf(commit, () => walk.next())
+}
+
+/** The chunks of a CAR of these blocks, which are there. */
+export async function* blockChunks(view: RepoSnapshot, cids: readonly Cid[]): AsyncGenerator<Uint8Array> {
+  yield carHeader([])
+  const left = cids.values()
+  const next = async (): Promise<Block | undefined> => {
+    const { value: cid } = left.next()
+    return cid && { cid, bytes: (await view.block(cid))! }
+  }
+  yield* chunksOf(await next(), next)
+}
+
+async function* chunksOf(
+  first: Block | undefined,
+  next: () => Awaitable<Block | undefined>,
+): AsyncGenerator<Uint8Array> {
+  const packer = new Packer()
+  for (let block = first; block; ) {
     if (!packer.put(block)) {
       if (packer.size > 0) yield packer.take()
       if (!packer.put(block)) yield* pieces(block)
     }
-    const next = walk.next()
-    block = next instanceof Promise ? await next : next
+    const following = next()
+    block = following instanceof Promise ? await following : following
   }
   if (packer.size > 0) yield packer.take()
 }

@@ -20,6 +20,21 @@ function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | '
   const isReferred = db.prepare((account: number, cid: Uint8Array) =>
     kysely.selectFrom('record_blob').select('path').where('account', '=', account).where('cid', '=', cid).limit(1),
   )
+  const put = db.prepare(
+    (account: number, cid: Uint8Array, mime_type: string, size: number, loose_since: number | null) =>
+      kysely
+        .insertInto('blob')
+        .values({ account, cid, mime_type, size, loose_since })
+        .onConflict(conflict =>
+          conflict
+            .columns(['account', 'cid'])
+            .doUpdateSet(eb => ({
+              mime_type: eb.ref('excluded.mime_type'),
+              loose_since: eb.ref('excluded.loose_since'),
+            }))
+            .where('blob.loose_since', 'is not', null),
+        ),
+  )
   const dropLoose = db.prepare((account: number, cid: Uint8Array, cutoff: number) =>
     kysely
       .deleteFrom('blob')
@@ -37,17 +52,7 @@ function held(db: Db<PdsSchema>): Pick<BlobStore, 'get' | 'put' | 'takedown' | '
       db.transaction(async tx => {
         // A blob that an import has referred to before it was here is held from the start.
         const loose = (await tx.get(isReferred, [account, cid.bytes])) ? null : now
-        const row = { account, cid: cid.bytes, mime_type: mimeType, size, loose_since: loose }
-        await tx.kysely
-          .insertInto('blob')
-          .values(row)
-          .onConflict(conflict =>
-            conflict
-              .columns(['account', 'cid'])
-              .doUpdateSet({ mime_type: mimeType, loose_since: loose })
-              .where('blob.loose_since', 'is not', null),
-          )
-          .execute()
+        await tx.run(put, [account, cid.bytes, mimeType, size, loose])
         return blobOf((await tx.get(get, [account, cid.bytes]))!)
       }),
     takedown: (account, cid, reference) =>

@@ -103,7 +103,7 @@ function prepareLists(db: Db<PdsSchema>) {
   }
 }
 
-/** What exports read: records between two paths, and how large the next ones are. */
+/** What exports read: records between two paths, how large the next ones are, and whether blocks are there. */
 function preparePages(db: Db<PdsSchema>) {
   const { kysely } = db
   // Neither database reads the bytes for it.
@@ -133,6 +133,12 @@ function preparePages(db: Db<PdsSchema>) {
         .where('path', '<', below)
         .orderBy('path')
         .limit(limit),
+    ),
+    hasNode: db.prepare((account: number, cid: Uint8Array) =>
+      kysely.selectFrom('node').select('rev').where('account', '=', account).where('cid', '=', cid),
+    ),
+    hasRecord: db.prepare((account: number, cid: Uint8Array) =>
+      kysely.selectFrom('record').select('rev').where('account', '=', account).where('cid', '=', cid).limit(1),
     ),
     page: db.prepare((account: number, above: string, below: string, limit: number) =>
       kysely

@@ -92,7 +92,6 @@ export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
       }
       return found
     },
-    blocks: (account, cids) => findBlocks(db, reads, account, cids),
     async commitBlock(account) {
       const row = await db.get(reads.commit, [account])
       return row ? { cid: Cid.fromBytes(row.cid), bytes: row.bytes } : null
@@ -189,18 +188,6 @@ async function listByCollection(
   return { found, last: looked.length === look ? looked.at(-1)!.id : null }
 }
 
-async function findBlocks(db: Db<PdsSchema>, s: RepoReads, account: AccountId, cids: Cid[]): Promise<Block[]> {
-  const found: Block[] = []
-  const commit = await db.get(s.commit, [account])
-  const head = commit && Cid.fromBytes(commit.cid)
-  for (const cid of cids) {
-    const at: [number, Uint8Array] = [account, cid.bytes]
-    const row = head?.equals(cid) ? commit : ((await db.get(s.node, at)) ?? (await db.get(s.recordByCid, at)))
-    if (row) found.push({ cid, bytes: row.bytes })
-  }
-  return found
-}
-
 async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: AccountId): Promise<RepoSnapshot> {
   const row = await view.get(reads.commit, [account])
   if (!row) throw new Error(`no repository of account ${account}`)
@@ -220,8 +207,20 @@ async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: 
       const rows = view.all(reads.recordsAfter, [account, after, limit])
       return rows instanceof Promise ? rows.then(rows => rows.map(recordOf)) : rows.map(recordOf)
     },
+    has: cid => cid.equals(commit) || isThere(view, reads, [account, cid.bytes]),
+    block: cid => (cid.equals(commit) ? row.bytes : findBlock(view, reads, [account, cid.bytes])),
     page: (after, below, bytesMax) => pageOf(view, reads, [account, after, below], bytesMax),
   }
+}
+
+type BlockName = [account: AccountId, cid: Uint8Array]
+
+async function isThere(view: Executor<PdsSchema>, reads: RepoReads, name: BlockName): Promise<boolean> {
+  return ((await view.get(reads.hasNode, name)) ?? (await view.get(reads.hasRecord, name))) !== undefined
+}
+
+async function findBlock(view: Executor<PdsSchema>, reads: RepoReads, name: BlockName): Promise<Uint8Array | null> {
+  return ((await view.get(reads.node, name)) ?? (await view.get(reads.recordByCid, name)))?.bytes ?? null
 }
 
 /** Records are of any size, so their sizes are asked for before them: mostly one sum says that all fit. */

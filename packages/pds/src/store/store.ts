@@ -322,8 +322,6 @@ export interface RepoStore {
   allNodes(account: AccountId): Promise<Block[]>
   /** Nodes of the tree by CID; those that are not there are left out. */
   nodes(account: AccountId, cids: Cid[]): Promise<Block[]>
-  /** Commit, nodes and records by CID; those that are not there are left out. */
-  blocks(account: AccountId, cids: Cid[]): Promise<Block[]>
   /** The signed commit at the head. */
   commitBlock(account: AccountId): Promise<Block | null>
   counts(account: AccountId): Promise<{ nodes: number; records: number }>
@@ -353,6 +351,10 @@ export interface RepoSnapshot {
   records(after: string, limit: number): Awaitable<StoredRecord[]>
   /** The next ones in path order, between `after` and `below`: as many as come to `bytesMax` together, and at least one. */
   page(after: string, below: string, bytesMax: number): Awaitable<{ path: string; bytes: Uint8Array }[]>
+  /** Whether this is the commit, a node or a record. */
+  has(cid: Cid): Awaitable<boolean>
+  /** Commit, node or record; null if it is not there. */
+  block(cid: Cid): Awaitable<Uint8Array | null>
 }
 
 /** A blob whose bytes are in the blob store. */
