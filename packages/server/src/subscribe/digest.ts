@@ -55,10 +55,9 @@ export class Entry implements Subject {
     if (packing === 'cbor+deflate') return deflated(this.#frame, this.#wire)
     const { kind, body } = this
     if (kind === null || body === null) return null
-    if (packing === 'json') return textMessage(jsonMessage(kind, body))
-    const plain = this.as('json')!
-    const span = scanText(plain)
-    return deflated(plain.subarray(span), plain)
+    if (packing === 'json') return jsonEvent(kind, body)
+    const plain = this.as('json')
+    return plain && deflated(plain.subarray(payloadOf(plain)), plain)
   }
 }
 
@@ -123,13 +122,22 @@ export function jsonMessage(kind: string, body: Obj): string {
   return `{"$type":"message","message":${valueToJson(message, { depthMax: Number.POSITIVE_INFINITY, floats: true })}}`
 }
 
+/** An event that JSON cannot hold is nothing to end a connection for: it would end again at the same place. */
+function jsonEvent(kind: string, body: Obj): Uint8Array | null {
+  try {
+    return textMessage(jsonMessage(kind, body))
+  } catch {
+    return null
+  }
+}
+
 /** An error in the form `xrpc.v1.json`. */
 export function jsonError(error: string, message: string): string {
   return JSON.stringify({ $type: 'error', error, message })
 }
 
-/** Where the payload of a text message begins. */
-function scanText(message: Uint8Array): number {
+/** Where the payload of a message begins. */
+export function payloadOf(message: Uint8Array): number {
   const short = message[1]!
   return short < 126 ? 2 : short === 126 ? 4 : 10
 }

@@ -10,7 +10,7 @@ import type { ServerOptions } from 'ws'
 import { toWire } from '../log/frame-wire.ts'
 import type { Batch, Log } from '../log/log.ts'
 import type { Stamped, Stamps } from '../log/segment-times.ts'
-import { batchOf, type Digest, digestOf, textMessage } from './digest.ts'
+import { batchOf, type Digest, digestOf, payloadOf, textMessage } from './digest.ts'
 import type { Deal, Endpoint, Form } from './form.ts'
 import { type JetstreamEvent, jetstreamEvents } from './jetstream-event.ts'
 import { parseFlag } from './repos.ts'
@@ -137,7 +137,7 @@ class JetstreamForm implements Form {
     for (const message of messages) {
       if (message.micros < this.from || !this.#admits(message.event)) continue
       const wire = message.as(this.#dictionary)
-      if (wire && (this.#sizeMax === 0 || wire.length - headerOf(wire) <= this.#sizeMax)) chosen.push(wire)
+      if (wire && (this.#sizeMax === 0 || wire.length - payloadOf(wire) <= this.#sizeMax)) chosen.push(wire)
     }
     return batchOf(last, chosen)
   }
@@ -179,8 +179,6 @@ function messagesOf({ entries }: Digest, { seqs, micros }: Stamps): Message[] {
     return stamp === undefined ? [] : jetstreamEvents(entry, stamp).map(event => new Message(event, stamp))
   })
 }
-
-const headerOf = (wire: Uint8Array): number => (wire[1]! < 126 ? 2 : wire[1] === 126 ? 4 : 10)
 
 /** @throws Refused unless there is none, or one that is a decimal integer */
 function parseMicros(params: URLSearchParams): number | null {
