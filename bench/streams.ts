@@ -2,12 +2,16 @@
  * What consumers of the firehose may ask for: CPU of the serving process for each event and consumer, beside those who ask for
  * nothing, and beside servers that do it for each consumer anew. The events are commits of one post.
  */
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { commitEvent, encodeFrame, withSeq } from '@millisky/core/event'
 import { create, TestRepo, TIME } from '@millisky/core/testing-repos'
 import { toWireBatch } from '@millisky/server/log/frame-wire'
 import { type Batch, Bell, type Log } from '@millisky/server/log/log'
 import type { Stamped, Stamps } from '@millisky/server/log/segment-times'
+import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
 import { Subscription } from '@millisky/server/subscribe'
 import { JetstreamEndpoint } from '@millisky/server/subscribe/jetstream'
 import { type WebSocket, WebSocketServer } from 'ws'
@@ -140,6 +144,52 @@ async function peer(frames: Uint8Array[]): Promise<Measured> {
   return measured('ws, compressing for each consumer', rates)
 }
 
+/** One consumer through a log on disk, alone: events per second, of which it gets those that it wants. */
+async function replay({ name, query = '', headers = [] }: Wish, log: SegmentLog): Promise<Measured> {
+  const rates: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const server = createServer()
+    const subscription = new Subscription({ log, extras: { filters: true, compression: true, json: true } })
+    subscription.attach(server, '/xrpc/com.atproto.sync.subscribeRepos')
+    const parts = { log, dictionary: null, now: Date.now, socket: subscription.socket }
+    subscription.attach(server, JETSTREAM, new JetstreamEndpoint(parts))
+    const crowd = new Crowd(await listening(server), 1, query, headers)
+    await crowd.opened(1)
+    const since = performance.now()
+    // Before it begins, Jetstream's consumer stands at the head.
+    const begun = () => subscription.totals().events > 0 || query.includes('nobody')
+    while (!begun() || subscription.totals().lagMax > 0) await new Promise(resolve => setTimeout(resolve, 1))
+    await crowd.received(subscription.totals().bytes)
+    rates.push(log.head / ((performance.now() - since) / 1e3))
+    crowd.end()
+    await subscription.close()
+    server.close()
+  }
+  return measured(name, rates)
+}
+
+async function replays(frames: readonly Uint8Array[]): Promise<Measured[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-bench-'))
+  const options = { withSeq, recover: () => null, now: Date.now, fsync: 'none' as const }
+  const filling = await openSegmentLog(folder, options)
+  const entries = frames.map(frame => ({ frame, account: 0 }))
+  for (let i = 0; i < 20; i++) await filling.append(entries)
+  await filling.close()
+  const log = await openSegmentLog(folder, options)
+  const rows: Measured[] = []
+  for (const wish of [
+    { name: 'nothing asked', query: '?cursor=0' },
+    { name: 'nobody wanted', query: '?cursor=0&wantedDids=did:plc:nobody' },
+    { name: 'JSON', query: '?cursor=0', headers: ['Sec-WebSocket-Protocol: xrpc.v1.json'] },
+    { name: 'Jetstream', query: `${JETSTREAM}?cursor=1` },
+  ]) {
+    rows.push(await replay(wish, log))
+  }
+  await log.close()
+  await rm(folder, { recursive: true })
+  return rows
+}
+
 export async function run(report: Report): Promise<void> {
   const frames = commits(EVENTS)
   const deflate = ['Sec-WebSocket-Extensions: permessage-deflate']
@@ -156,6 +206,7 @@ export async function run(report: Report): Promise<void> {
   for (const wish of wishes) rows.push(await ours(wish, frames))
   rows.push(await peer(frames.slice(0, 60)))
   report(`${CONSUMERS} consumers who ask for something, ${PER_SECOND} events/s; events for each consumer`, rows)
+  report('replay from disk to one consumer, events per second of the clock', await replays(frames))
 }
 
 if (import.meta.main) {
