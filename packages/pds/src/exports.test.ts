@@ -121,10 +121,15 @@ test('what nobody reads is not read from the database', async t => {
         pds.store.repos.snapshot(account, view =>
           fn({
             ...view,
-            async page(after, below, bytesMax) {
-              const page = await view.page(after, below, bytesMax)
-              for (const { bytes } of page) read += bytes.length
+            async page(after, below) {
+              const page = await view.page(after, below)
+              for (const { bytes } of page) read += bytes?.length ?? 0
               return page
+            },
+            async record(path) {
+              const record = await view.record(path)
+              read += record!.bytes.length
+              return record
             },
           }),
         ),

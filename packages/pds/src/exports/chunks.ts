@@ -9,8 +9,6 @@ import type { RepoSnapshot } from '../store/store.ts'
 
 /** What goes to the reader at a time. Larger blocks go in pieces. */
 export const CHUNK_BYTES = 64 * 1024
-/** Records read at a time; one that is larger comes alone. */
-const PAGE_BYTES = 128 * 1024
 
 export interface Wanted {
   since?: string | undefined
@@ -103,6 +101,8 @@ interface Place {
   below: boolean
 }
 
+type Page = Awaited<ReturnType<RepoSnapshot['page']>>
+
 /** Gives one block after the other, at once where the database answers at once: a promise for each would be most of the cost. */
 class Walk {
   readonly #view: RepoSnapshot
@@ -110,7 +110,7 @@ class Walk {
   readonly #since: string | undefined
   readonly #stack: Place[] = []
   #root: Cid | null
-  #page: { path: string; bytes: Uint8Array }[] = []
+  #page: Page = []
   #onPage = 0
   #after: string
 
@@ -171,8 +171,8 @@ class Walk {
   #record(path: string, cid: Cid): Block | null | Promise<Block | null> {
     if (this.#since !== undefined) return this.#newRecord(path, cid, this.#since)
     if (this.#onPage < this.#page.length) return this.#onThisPage(path, cid)
-    const page = this.#view.page(this.#after, this.#range.below, PAGE_BYTES)
-    const turned = (page: { path: string; bytes: Uint8Array }[]) => {
+    const page = this.#view.page(this.#after, this.#range.below)
+    const turned = (page: Page) => {
       this.#page = page
       this.#onPage = 0
       this.#after = page.at(-1)?.path ?? this.#after
@@ -181,10 +181,17 @@ class Walk {
     return page instanceof Promise ? page.then(turned) : turned(page)
   }
 
-  #onThisPage(path: string, cid: Cid): Block {
+  #onThisPage(path: string, cid: Cid): Block | Promise<Block> {
     const record = this.#page[this.#onPage++]
-    if (record?.path !== path || !hashMatches(cid, record.bytes)) throw differs(path)
-    return { cid, bytes: record.bytes }
+    if (record?.path !== path) throw differs(path)
+    const { bytes } = record
+    return bytes === null ? this.#large(path, cid) : checked(path, cid, bytes)
+  }
+
+  async #large(path: string, cid: Cid): Promise<Block> {
+    const record = await this.#view.record(path)
+    if (!record) throw differs(path)
+    return checked(path, cid, record.bytes)
   }
 
   async #newRecord(path: string, cid: Cid, since: string): Promise<Block | null> {
@@ -192,6 +199,12 @@ class Walk {
     if (!record?.cid.equals(cid)) throw differs(path)
     return record.rev > since ? record : null
   }
+}
+
+/** Hashing costs no more than reading the CID that is stored beside the bytes, and tells more. */
+function checked(path: string, cid: Cid, bytes: Uint8Array): Block {
+  if (!hashMatches(cid, bytes)) throw differs(path)
+  return { cid, bytes }
 }
 
 const differs = (path: string) => new Error(`record ${path} is not what the tree says`)

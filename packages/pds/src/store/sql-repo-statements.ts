@@ -103,52 +103,30 @@ function prepareLists(db: Db<PdsSchema>) {
   }
 }
 
-/** What exports read: records between two paths, how large the next ones are, and whether blocks are there. */
+/** Records of one page, each up to so many bytes: an account may have large ones behind small ones. */
+const PAGE_RECORDS = 100
+const PAGED_BYTES_MAX = 2_000
+
+/** What exports read: records between two paths, and whether blocks are there. */
 function preparePages(db: Db<PdsSchema>) {
   const { kysely } = db
-  // Neither database reads the bytes for it.
-  const sizeOf = sql<number>`length(bytes)`.as('size')
+  const small = sql<Uint8Array | null>`case when length(bytes) <= ${sql.lit(PAGED_BYTES_MAX)} then bytes end`
   return {
-    pageSize: db.prepare((account: number, above: string, below: string, limit: number) =>
-      kysely
-        .selectFrom(
-          kysely
-            .selectFrom('record')
-            .select(sizeOf)
-            .where('account', '=', account)
-            .where('path', '>', above)
-            .where('path', '<', below)
-            .orderBy('path')
-            .limit(limit)
-            .as('page'),
-        )
-        .select(eb => eb.fn.sum('size').as('size')),
-    ),
-    pageSizes: db.prepare((account: number, above: string, below: string, limit: number) =>
-      kysely
-        .selectFrom('record')
-        .select(sizeOf)
-        .where('account', '=', account)
-        .where('path', '>', above)
-        .where('path', '<', below)
-        .orderBy('path')
-        .limit(limit),
-    ),
     hasNode: db.prepare((account: number, cid: Uint8Array) =>
       kysely.selectFrom('node').select('rev').where('account', '=', account).where('cid', '=', cid),
     ),
     hasRecord: db.prepare((account: number, cid: Uint8Array) =>
       kysely.selectFrom('record').select('rev').where('account', '=', account).where('cid', '=', cid).limit(1),
     ),
-    page: db.prepare((account: number, above: string, below: string, limit: number) =>
+    page: db.prepare((account: number, above: string, below: string) =>
       kysely
         .selectFrom('record')
-        .select(['path', 'bytes'])
+        .select(['path', small.as('bytes')])
         .where('account', '=', account)
         .where('path', '>', above)
         .where('path', '<', below)
         .orderBy('path')
-        .limit(limit),
+        .limit(sql.lit(PAGE_RECORDS)),
     ),
   }
 }

@@ -25,9 +25,6 @@ import {
 const boundsOf = (collection: Nsid) => ({ above: `${collection}/`, below: `${collection}0` })
 
 const ROWS_AT_ONCE = 1_000
-const PAGE_RECORDS_MAX = 200
-
-type PageRange = [account: AccountId, above: string, below: string]
 
 export function createRepoStore(db: PdsDb, events: EventAppender): RepoStore {
   const reads = prepareRepoReads(db)
@@ -209,7 +206,7 @@ async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: 
     },
     has: cid => cid.equals(commit) || isThere(view, reads, [account, cid.bytes]),
     block: cid => (cid.equals(commit) ? row.bytes : findBlock(view, reads, [account, cid.bytes])),
-    page: (after, below, bytesMax) => pageOf(view, reads, [account, after, below], bytesMax),
+    page: (after, below) => view.all(reads.page, [account, after, below]),
   }
 }
 
@@ -221,27 +218,6 @@ async function isThere(view: Executor<PdsSchema>, reads: RepoReads, name: BlockN
 
 async function findBlock(view: Executor<PdsSchema>, reads: RepoReads, name: BlockName): Promise<Uint8Array | null> {
   return ((await view.get(reads.node, name)) ?? (await view.get(reads.recordByCid, name)))?.bytes ?? null
-}
-
-/** Records are of any size, so their sizes are asked for before them: mostly one sum says that all fit. */
-function pageOf(view: Executor<PdsSchema>, reads: RepoReads, range: PageRange, bytesMax: number) {
-  const row = view.get(reads.pageSize, [...range, PAGE_RECORDS_MAX])
-  const read = (sum: unknown) => {
-    if (Number(sum) <= bytesMax) return view.all(reads.page, [...range, PAGE_RECORDS_MAX])
-    return fittingPage(view, reads, range, bytesMax)
-  }
-  return row instanceof Promise ? row.then(row => read(row?.size)) : read(row?.size)
-}
-
-async function fittingPage(view: Executor<PdsSchema>, reads: RepoReads, range: PageRange, bytesMax: number) {
-  let count = 0
-  let bytes = 0
-  for (const { size } of await view.all(reads.pageSizes, [...range, PAGE_RECORDS_MAX])) {
-    bytes += size
-    if (bytes > bytesMax && count > 0) break
-    count++
-  }
-  return view.all(reads.page, [...range, count])
 }
 
 function nodeOf(cid: Cid, row: { rev: string; bytes: Uint8Array } | undefined): { rev: Tid; bytes: Uint8Array } {

@@ -289,6 +289,12 @@ export interface RepoImport extends Omit<RepoWrite, 'gained' | 'lost' | 'records
   nodes(): Iterable<Block>
   /** What changes. Equally. */
   records(): Iterable<RecordWrite>
+  /**
+   * Nobody sees the repository, its tree is empty, and both iterables have been gone through before. SQLite then takes the
+   * rows in many short transactions, so that others' writes come between, and the head in the last. Cut short, it leaves
+   * rows that the tree at the head does not have; the next import finds and replaces them.
+   */
+  hidden?: boolean
 }
 
 export interface ListRecords {
@@ -308,7 +314,7 @@ export interface RepoStore {
    * references, events. @throws HeadMoved
    */
   commit(write: RepoWrite): Promise<void>
-  /** One transaction too, however large; others' writes wait for it. @throws HeadMoved */
+  /** One transaction too, however large, and others' writes wait for it; unless it is hidden. @throws HeadMoved */
   import(given: RepoImport): Promise<void>
   /** All records by path, in order of path. */
   paths(account: AccountId): Promise<[RepoPath, Cid][]>
@@ -349,8 +355,8 @@ export interface RepoSnapshot {
   record(path: string): Awaitable<StoredRecord | null>
   /** In path order, `after` excluded. */
   records(after: string, limit: number): Awaitable<StoredRecord[]>
-  /** The next ones in path order, between `after` and `below`: as many as come to `bytesMax` together, and at least one. */
-  page(after: string, below: string, bytesMax: number): Awaitable<{ path: string; bytes: Uint8Array }[]>
+  /** The next records in path order, between `after` and `below`; the bytes of large ones are left out, see {@link record}. */
+  page(after: string, below: string): Awaitable<{ path: string; bytes: Uint8Array | null }[]>
   /** Whether this is the commit, a node or a record. */
   has(cid: Cid): Awaitable<boolean>
   /** Commit, node or record; null if it is not there. */
