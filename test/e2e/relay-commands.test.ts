@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -131,6 +132,48 @@ test('another Relay takes over hosts, limits and bans, from the first one or fro
   assert.equal(imported.code, 1)
   assert.match(imported.output, /localhost:1: HostNotFound/)
   assert.match(imported.output, /added +known +changed +blocked +failed\n0 +1 +1 +0 +1/)
+})
+
+test('hosts, limits and bans come from relays of other kinds, too', async t => {
+  const asked: string[] = []
+  const source = createServer((request, reply) => {
+    const path = request.url?.split('?')[0] ?? ''
+    asked.push(`${path} ${request.headers.authorization ?? ''}`.trim())
+    const answers: Record<string, unknown> = {
+      '/admin/pds/list': [
+        { Host: pds, RepoLimit: 700, PerSecondEventRate: { Max: 50.7 }, PerHourEventRate: { Max: -1 }, Blocked: false },
+        { Host: 'old.example.com', RepoLimit: 100, Blocked: true },
+      ],
+      '/admin/subs/listDomainBans': { banned_domains: ['older.example.com'] },
+      '/xrpc/com.atproto.sync.listHosts': { hosts: [{ hostname: 'gone.example.com', status: 'offline' }] },
+    }
+    const answer = answers[path]
+    reply.writeHead(answer ? 200 : 404, { 'content-type': 'application/json' })
+    reply.end(JSON.stringify(answer ?? { error: 'not found' }))
+  }).listen(0, '127.0.0.1')
+  await once(source, 'listening')
+  t.after(() => {
+    source.closeAllConnections()
+    source.close()
+  })
+  const from = ['--from', `http://127.0.0.1:${(source.address() as { port: number }).port}`]
+  const full = [...from, '--from-password', 'theirs', '--bans', '--limits']
+  const pulled = await json<{ hostname: string; result: string }>('host', 'pull', ...full, ...onOther())
+  assert.deepEqual(
+    new Map(pulled.map(({ hostname, result }) => [hostname, result])),
+    new Map([
+      [pds, 'changed'],
+      ['old.example.com', 'blocked'],
+    ]),
+  )
+  const [view] = await json<Host>('host', 'info', pds, ...onOther())
+  assert.deepEqual([view?.setLimits.accounts, view?.setLimits.perSecond, view?.setLimits.perHour], [700, 50, 7])
+  const domains = await json<{ domain: string }>('domain', 'list', ...onOther())
+  assert.ok(domains.some(({ domain }) => domain === 'older.example.com'))
+  assert.ok(asked.includes(`/admin/pds/list Basic ${btoa('admin:theirs')}`))
+  // What is offline there is left out, and nobody needs a password for what is public.
+  assert.deepEqual(await json('host', 'pull', ...from, ...onOther()), [])
+  assert.equal(asked.at(-1), '/xrpc/com.atproto.sync.listHosts')
 })
 
 test('accounts at a Relay are taken down one by one and by lists', async () => {
