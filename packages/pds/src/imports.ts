@@ -30,6 +30,7 @@ import { datetime, pending, type Repos } from './repos.ts'
 import type { RecordWrite } from './store/store.ts'
 
 const AT_ONCE_MAX = 4
+const ITEMS_AT_ONCE = 200
 /** Of some three million records. The index of so many takes 128 MiB. */
 const BLOCKS_MAX = 2 ** 22
 
@@ -88,6 +89,14 @@ export class Imports {
     const rev = this.#repos.nextRev(highest(head.rev, given.rev, now))
     const { block } = signCommit({ did, data: given.data, rev }, this.#repos.signingKey(state.key))
     const next = { did, commit: block.cid, rev, data: given.data }
+    // Nothing is written before all of it is known to be good.
+    const hidden = status === 'deactivated' && head.data.equals(Tree.empty.root)
+    if (hidden) {
+      await whole(async () => {
+        await goThrough(tree().nodes())
+        await goThrough(changes(current, tree(), file, this.#bytesMax))
+      })
+    }
     const told = status === 'active' ? [pending(did, syncEvent({ did, rev, commit: block }, datetime(now)))] : []
     await whole(() =>
       store.repos.import({
@@ -99,6 +108,7 @@ export class Imports {
         records: () => changes(current, tree(), file, this.#bytesMax),
         events: told,
         now,
+        hidden,
       }),
     )
     this.#repos.forget(account)
@@ -119,6 +129,12 @@ async function whole<T>(work: () => Promise<T>): Promise<T> {
     if (error instanceof MissingBlock) throw new Malformed(`the repository lacks the block ${error.cid}`)
     throw error
   }
+}
+
+/** Has each item made, and lets others have their turn in between. */
+async function goThrough(items: Iterable<unknown>): Promise<void> {
+  let count = 0
+  for (const _ of items) if (++count % ITEMS_AT_ONCE === 0) await new Promise(setImmediate)
 }
 
 /** What to write so that the records here become those of the tree. */

@@ -7,10 +7,18 @@ import { Blocks } from '@millisky/core/blocks'
 import { decodeCommit, verifyCommit } from '@millisky/core/commit'
 import { Refused } from '@millisky/core/errors'
 import { accountEvent, commitEvent, identityEvent, syncEvent } from '@millisky/core/event'
+import { Tree } from '@millisky/core/mst/tree'
 import { apply } from '@millisky/core/repo'
 import type { Did, Handle } from '@millisky/core/syntax'
 import { datetime, pending, type Repos } from './repos.ts'
-import { type Account, type AccountPatch, type PendingEvent, type StoredKey, statusOf } from './store/store.ts'
+import {
+  type Account,
+  type AccountPatch,
+  type PendingEvent,
+  type RepoState,
+  type StoredKey,
+  statusOf,
+} from './store/store.ts'
 
 export interface OpenAccount {
   did: Did
@@ -61,6 +69,7 @@ export class Lifecycle {
       const events = [this.#accountEvent(after), pending(did, identityEvent(after, time))]
       if (statusOf(after) !== 'active') return events
       const state = (await this.#repos.store.repos.state(did))!
+      await this.#assertWhole(after, state)
       const commit = (await this.#repos.store.repos.commitBlock(after.id))!
       const { publicKey } = this.#repos.signingKey(state.key)
       isOutdated = !verifyCommit(decodeCommit(commit.bytes, { allowVersion2: true }), publicKey)
@@ -68,6 +77,14 @@ export class Lifecycle {
     })
     // The key was changed while no commit could be made: nobody could verify what stands.
     if (isOutdated) await this.#repos.resign(did)
+  }
+
+  /** An import that was cut short leaves rows beside an empty tree, see `RepoImport`. @throws Refused */
+  async #assertWhole({ id }: Account, { head }: RepoState): Promise<void> {
+    if (!head.data.equals(Tree.empty.root)) return
+    const { nodes, records } = await this.#repos.store.repos.counts(id)
+    if (nodes === 1 && records === 0) return
+    throw new Refused('InvalidRequest', 'The repository came in part only: import it again')
   }
 
   /** The owner pauses the account. */

@@ -1,13 +1,13 @@
-/** A whole repository put in place of another, in one transaction. */
+/** A whole repository put in place of another. */
 import { latin1 } from '@millisky/core/bytes'
-import type { Tx } from '@millisky/server/db/db'
+import type { Executor, Tx } from '@millisky/server/db/db'
 import type { PdsDb, PdsSchema } from './schema.ts'
 import type { EventAppender } from './sql-events.ts'
 import type { RepoReads, RepoWrites } from './sql-repo-statements.ts'
 import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
 import type { RecordWrite, RepoImport } from './store.ts'
 
-/** Rows between two turns for everybody who only reads; writes of others wait for the whole. */
+/** Rows between two turns for everybody else. */
 const ROWS_AT_ONCE = 200
 
 export async function importRepo(
@@ -17,41 +17,55 @@ export async function importRepo(
   events: EventAppender,
   given: RepoImport,
 ): Promise<void> {
-  await db.transaction(async (tx: Tx<PdsSchema>) => {
-    const { account, head, now } = given
-    const { rev } = head
-    const first = new Steps()
-    addHeadStep(first, writes, given)
-    await first.run(tx)
-    const old = await nodesIn(tx, reads, account)
-    for (const nodes of pages(given.nodes())) {
-      const steps = new Steps()
-      for (const { cid, bytes } of nodes) {
-        if (!old.delete(cid.key)) steps.add(writes.addNode, [account, cid.bytes, rev, bytes])
-      }
-      await steps.run(tx)
-      await new Promise(setImmediate)
-    }
-    for (const cids of pages(old.values())) {
-      const steps = new Steps()
-      for (const cid of cids) steps.add(writes.dropNode, [account, cid])
-      await steps.run(tx)
-      await new Promise(setImmediate)
-    }
-    for (const records of pages<RecordWrite>(given.records())) {
-      const steps = new Steps()
-      await addRecordsSteps(steps, writes, tx, { account, rev, now }, records)
-      await steps.run(tx)
-      await new Promise(setImmediate)
-    }
+  const finish = async (tx: Tx<PdsSchema>, left: Iterable<Uint8Array>) => {
+    const steps = new Steps()
+    addHeadStep(steps, writes, given)
+    for (const cid of left) steps.add(writes.dropNode, [given.account, cid])
+    await steps.run(tx)
     await events.append(tx, given.events)
+  }
+  // With PostgreSQL nobody waits for a long transaction, and another process may import at the same time.
+  if (given.hidden && db.kind === 'sqlite') {
+    const left = await addRows(db, reads, writes, given, steps => db.transaction(tx => steps.run(tx)))
+    await db.transaction(tx => finish(tx, left))
+    return
+  }
+  await db.transaction(async (tx: Tx<PdsSchema>) => {
+    await finish(tx, await addRows(tx, reads, writes, given, steps => steps.run(tx)))
   })
 }
 
-async function nodesIn(tx: Tx<PdsSchema>, reads: RepoReads, account: number): Promise<Map<string, Uint8Array>> {
+/** Writes nodes and records, a page at a time. Returns the nodes that the new tree does not have. */
+async function addRows(
+  read: Executor<PdsSchema>,
+  reads: RepoReads,
+  writes: RepoWrites,
+  { account, head, now, ...given }: RepoImport,
+  write: (steps: Steps) => Promise<void>,
+): Promise<Iterable<Uint8Array>> {
+  const { rev } = head
+  const old = await nodesIn(read, reads, account)
+  for (const nodes of pages(given.nodes())) {
+    const steps = new Steps()
+    for (const { cid, bytes } of nodes) {
+      if (!old.delete(cid.key)) steps.add(writes.addNode, [account, cid.bytes, rev, bytes])
+    }
+    await write(steps)
+    await new Promise(setImmediate)
+  }
+  for (const records of pages<RecordWrite>(given.records())) {
+    const steps = new Steps()
+    await addRecordsSteps(steps, writes, read, { account, rev, now }, records)
+    await write(steps)
+    await new Promise(setImmediate)
+  }
+  return old.values()
+}
+
+async function nodesIn(read: Executor<PdsSchema>, reads: RepoReads, account: number): Promise<Map<string, Uint8Array>> {
   const found = new Map<string, Uint8Array>()
   for (let after: Uint8Array = new Uint8Array(0), page = ROWS_AT_ONCE; page === ROWS_AT_ONCE; ) {
-    const rows: { cid: Uint8Array }[] = await tx.all(reads.nodesAfter, [account, after, ROWS_AT_ONCE])
+    const rows: { cid: Uint8Array }[] = await read.all(reads.nodesAfter, [account, after, ROWS_AT_ONCE])
     for (const { cid } of rows) found.set(latin1(cid), cid)
     page = rows.length
     after = rows.at(-1)?.cid ?? after
