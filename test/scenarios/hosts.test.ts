@@ -259,6 +259,42 @@ test('T36 a host that turns out to be a relay when it is connected is banned', a
   assert.equal((await crawl(world, host.hostname)).body.error, 'HostBanned')
 })
 
+test('T37 bans of a host, of its domain and of one above it do not undo each other', async t => {
+  const world = await start(t, {
+    lookup: (_hostname, _options, done) => done(null, [{ address: '127.0.0.1', family: 4 }]),
+  })
+  const pds = await FakePds.start()
+  t.after(() => pds.close())
+  const hostname = `a.b.localhost:${new URL(pds.url).port}`
+  assert.equal((await world.post('/admin/pds/requestCrawl', { hostname })).status, 200)
+  await pds.connected()
+  const state = () => {
+    const { status, reason } = world.relay.hosts.byName(hostname)!.record
+    return [status, reason]
+  }
+  const ban = (domain: string) => world.post('/admin/subs/banDomain', { domain })
+  const unban = (domain: string) => world.post('/admin/subs/unbanDomain', { domain })
+  await ban('b.localhost')
+  await ban('localhost')
+  assert.deepEqual(state(), ['banned', 'the domain b.localhost is banned'])
+  const early = await world.post<{ error: string }>(`/admin/pds/unblock?host=${hostname}`)
+  assert.deepEqual([early.status, early.body.error], [400, 'HostBanned'])
+  await unban('b.localhost')
+  assert.deepEqual(state(), ['banned', 'the domain localhost is banned'])
+  await unban('localhost')
+  assert.deepEqual(state(), ['active', null])
+  await until('it is back', () => pds.connections === 2)
+  await ban('localhost')
+  await world.post(`/admin/pds/block?host=${hostname}&reason=itself`)
+  await unban('localhost')
+  assert.deepEqual(state(), ['banned', 'itself'])
+  await ban('localhost')
+  await unban('localhost')
+  assert.deepEqual(state(), ['banned', 'itself'])
+  await world.post(`/admin/pds/unblock?host=${hostname}`)
+  await until('it is back again', () => pds.connections === 3)
+})
+
 test('T37 a domain that is banned while a host of it is being checked keeps it out', async t => {
   const world = await start(t)
   const { promise: asked, resolve: isAsked } = Promise.withResolvers<void>()

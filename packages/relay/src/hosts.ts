@@ -206,6 +206,14 @@ export class Hosts {
     await this.#parts.store.update(host.id, { status, reason, statusAt, history })
   }
 
+  /** Says anew why a host has the status that it has. */
+  async setReason(host: Host, reason: string): Promise<void> {
+    const { status } = host.record
+    const history = noted(host.record.history, { at: this.#parts.now(), what: status, detail: reason })
+    host.record = { ...host.record, reason, history }
+    await this.#parts.store.update(host.id, { reason, history })
+  }
+
   /** As {@link setStatus}, for the state machine, which waits for nothing. */
   noteStatus(host: Host, status: HostStatus, reason: string | null): void {
     this.setStatus(host, status, reason).catch(this.#parts.onError)

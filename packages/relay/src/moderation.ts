@@ -77,29 +77,41 @@ export class Moderation {
     await this.#parts.upstreams.disconnect(host)
   }
 
+  /** Bans a host for a reason of its own, also where its domain is banned. */
   async block(host: Host, reason: string): Promise<void> {
-    await this.#parts.hosts.setStatus(host, 'banned', reason)
-    await this.#parts.upstreams.disconnect(host)
+    const { hosts, upstreams } = this.#parts
+    if (host.record.status !== 'banned') await hosts.setStatus(host, 'banned', reason)
+    else if (host.record.reason !== reason) await hosts.setReason(host, reason)
+    await upstreams.disconnect(host)
   }
 
+  /** @throws {Refused} `HostBanned` while its domain is banned */
   async unblock(host: Host): Promise<void> {
+    const { hosts, upstreams } = this.#parts
     if (host.record.status !== 'banned') return
-    await this.#parts.hosts.setStatus(host, 'active', null)
-    if (this.#parts.hosts.bannedDomain(host.hostname) === null) this.#parts.upstreams.connect(host)
+    const domain = hosts.bannedDomain(host.hostname)
+    if (domain !== null) throw new Refused('HostBanned', `The domain ${domain} is banned`)
+    await hosts.setStatus(host, 'active', null)
+    upstreams.connect(host)
   }
 
   /** Bans a domain and all below it; their hosts are disconnected at once. @throws {Refused} when it is banned already */
   async banDomain(domain: string): Promise<void> {
-    for (const host of await this.#parts.hosts.banDomain(domain))
-      await this.block(host, `the domain ${domain} is banned`)
+    for (const host of await this.#parts.hosts.banDomain(domain)) {
+      // Those that are banned for themselves stay so when the domain is let in again.
+      if (host.record.status !== 'banned') await this.block(host, reasonOf(domain))
+    }
   }
 
-  /** Hosts that were banned by it may be asked for again. @throws {Refused} when it is not banned */
+  /** Hosts that were banned by it are dialled, unless another domain bans them. @throws {Refused} when it is not banned */
   async unbanDomain(domain: string): Promise<void> {
-    await this.#parts.hosts.unbanDomain(domain)
-    const reason = `the domain ${domain} is banned`
-    for (const host of this.#parts.hosts.list()) {
-      if (host.record.reason === reason) await this.unblock(host)
+    const { hosts } = this.#parts
+    await hosts.unbanDomain(domain)
+    for (const host of hosts.list()) {
+      if (host.record.status !== 'banned' || host.record.reason !== reasonOf(domain)) continue
+      const other = hosts.bannedDomain(host.hostname)
+      if (other === null) await this.unblock(host)
+      else await hosts.setReason(host, reasonOf(other))
     }
   }
 
@@ -109,3 +121,5 @@ export class Moderation {
     return account
   }
 }
+
+const reasonOf = (domain: string) => `the domain ${domain} is banned`
