@@ -136,7 +136,7 @@ export const settings = defineSettings(
     identityCacheSize: {
       type: 'int',
       min: 100,
-      default: 100_000,
+      default: 50_000,
       env: ['RELAY_IDENT_CACHE_SIZE', 'RELAY_DID_CACHE_SIZE'],
       flag: ['--ident-cache-size', '--did-cache-size'],
       doc: 'Identities kept in memory at the most; the others are read from the database, which takes a few microseconds.',

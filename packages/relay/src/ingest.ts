@@ -76,7 +76,7 @@ export const INGEST_LIMITS: Readonly<IngestLimits> = {
   hostEvents: 2_000,
   hostBytes: 16 * 1_048_576,
   hostLookups: 40,
-  events: 20_000,
+  events: 10_000,
   bytes: 256 * 1_048_576,
 }
 
@@ -136,8 +136,20 @@ export class Ingest {
    */
   take(host: Host, frames: readonly Uint8Array[]): Promise<void> | undefined {
     if (!this.#parts.throttle.take(host, frames.length)) return this.#takeSlowly(host, frames)
-    for (const frame of frames) this.#accept(host, frame)
+    for (const [i, frame] of frames.entries()) {
+      if (!this.#hasRoom(host)) return this.#takeAsFits(host, frames.slice(i))
+      this.#accept(host, frame)
+    }
     return this.#hasRoom(host) ? undefined : this.#room(host)
+  }
+
+  /** Takes frames as there is room: very many small ones come in one go. */
+  async #takeAsFits(host: Host, frames: readonly Uint8Array[]): Promise<void> {
+    for (const frame of frames) {
+      if (!this.#hasRoom(host)) await this.#room(host)
+      this.#accept(host, frame)
+    }
+    if (!this.#hasRoom(host)) await this.#room(host)
   }
 
   /** Takes frames one by one, as the host's limits allow. What is left when it is disconnected comes again. */

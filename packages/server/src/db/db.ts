@@ -121,6 +121,8 @@ export interface OpenDbOptions {
   log?: DbLog
   /** SQLite: bytes of the file that count as memory of the process while they are read; default 256 MiB, 0 for none. */
   mapBytes?: number
+  /** SQLite: memory for pages of the file that were read or written; default 64 MiB. */
+  cacheBytes?: number
   /** PostgreSQL: connections at most. Default 10. */
   connectionsMax?: number
 }

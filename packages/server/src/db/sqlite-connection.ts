@@ -30,6 +30,8 @@ export interface ConnectionOptions {
   throwaway: boolean
   /** Bytes of the file that are mapped into memory; what is read elsewhere is copied. */
   mapBytes: number
+  /** Memory for pages of the file. */
+  cacheBytes: number
 }
 
 /** One connection of node:sqlite, with its prepared statements. Everything is synchronous. */
@@ -38,13 +40,13 @@ export class SqliteConnection {
   readonly #prepared = new WeakMap<object, Native>()
   readonly #texts = new Map<string, Native>()
 
-  constructor(path: string, { readonly, throwaway, mapBytes }: ConnectionOptions) {
+  constructor(path: string, { readonly, throwaway, mapBytes, cacheBytes }: ConnectionOptions) {
     this.#db = new DatabaseSync(path, { readOnly: readonly, timeout: 5_000, enableForeignKeyConstraints: true })
     try {
       if (!readonly) this.#db.exec('pragma journal_mode = wal')
       this.#db.exec(`
         pragma synchronous = ${throwaway ? 'off' : 'full'};
-        pragma cache_size = ${readonly ? -8_192 : -65_536};
+        pragma cache_size = ${-Math.ceil(cacheBytes / 1_024)};
         pragma mmap_size = ${mapBytes};
         pragma temp_store = memory;
         pragma journal_size_limit = 67108864;

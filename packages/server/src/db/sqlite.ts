@@ -17,6 +17,8 @@ const GROUP_MS = 25
 const SLOW_TRANSACTION_MS = 5_000
 const IDLE_READERS_MAX = 4
 const MAP_BYTES = 268_435_456
+const CACHE_BYTES = 67_108_864
+const READER_CACHE_BYTES = 8_388_608
 
 /** Opens a SQLite database; see `openDb` for URLs. */
 export async function openSqlite<S>(url: string, options: OpenDbOptions): Promise<SqliteDb<S>> {
@@ -87,6 +89,7 @@ class SqliteDatabase<S> implements SqliteDb<S> {
       readonly: this.#readonly,
       throwaway: folder !== null,
       mapBytes: this.#mapBytes,
+      cacheBytes: this.#readonly ? READER_CACHE_BYTES : (options.cacheBytes ?? CACHE_BYTES),
     })
     const connection = {
       executeQuery: <R>(query: CompiledQuery) => this.#execute<R>(query),
@@ -220,15 +223,17 @@ class SqliteDatabase<S> implements SqliteDb<S> {
   /** The connection for a read outside transactions: the writer (whose cache is warm) unless it is inside one. */
   #reader(): SqliteConnection {
     if (!this.#busy) return this.#writer
-    this.#second ??= new SqliteConnection(this.path, { readonly: true, throwaway: false, mapBytes: this.#mapBytes })
+    this.#second ??= this.#openReader()
     return this.#second
   }
 
   #takeReader(): SqliteConnection {
-    return (
-      this.#idleReaders.pop() ??
-      new SqliteConnection(this.path, { readonly: true, throwaway: false, mapBytes: this.#mapBytes })
-    )
+    return this.#idleReaders.pop() ?? this.#openReader()
+  }
+
+  #openReader(): SqliteConnection {
+    const [mapBytes, cacheBytes] = [this.#mapBytes, READER_CACHE_BYTES]
+    return new SqliteConnection(this.path, { readonly: true, throwaway: false, mapBytes, cacheBytes })
   }
 
   #giveReader(connection: SqliteConnection): void {
