@@ -67,7 +67,9 @@ import { Verifiers } from './verifiers.ts'
 const SAVE_MS = 2_000
 const PRUNE_MS = 60_000
 /** About a kilobyte each; others are read when they are heard of. */
-const ACCOUNTS_IN_MEMORY = 50_000
+const ACCOUNTS_IN_MEMORY = 20_000
+/** Rows are read one by one all over the file: what the system caches of it serves as well as memory of our own. */
+const DATABASE_MEMORY = { mapBytes: 0, cacheBytes: 32 * 1_048_576 }
 /** For events under way when it stops; those that wait for identities are asked for again after the start. */
 const DRAIN_MS = 5_000
 
@@ -228,7 +230,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
       log.fatal({ err: error }, 'the relay cannot go on')
       process.exit(1)
     })
-  const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log, mapBytes: 0 }))
+  const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log, ...DATABASE_MEMORY }))
   const masked = new Set<number>()
   for (let after = ''; ; ) {
     const page = await store.accounts.listLocal(TAKENDOWN, after, 1_000)
