@@ -66,6 +66,8 @@ export async function runDaemon(name: DaemonName, argv: readonly string[], versi
     return
   }
   if (argv.includes('--version') || argv.includes('-V')) {
+    if (name === 'pds')
+      process.stdout.write('millisky pds import <path>: take over what another PDS had, see --help there.\n\n')
     process.stdout.write(`${version}\n`)
     return
   }

@@ -102,10 +102,12 @@ function openAccount(db: ForeignSqlite, did: Did): OpenForeignAccount {
   }
 }
 
-/** `{"preferences":[…]}`. */
+/** `{"preferences":[…]}`, as getPreferences answers it; or the list itself. */
 function preferencesIn(bytes: Uint8Array): Preference[] {
-  const { preferences = [] } = JSON.parse(Buffer.from(bytes).toString('utf8')) as { preferences?: { $type: string }[] }
-  return preferences.map(preference => ({ type: preference.$type, json: JSON.stringify(preference) }))
+  type Item = { $type?: string }
+  const json = JSON.parse(Buffer.from(bytes).toString('utf8')) as { preferences?: Item[] } | Item[]
+  const items = Array.isArray(json) ? json : (json.preferences ?? [])
+  return items.map(item => ({ type: item.$type ?? '', json: JSON.stringify(item) }))
 }
 
 function keyIn(pem: string): StoredKey {

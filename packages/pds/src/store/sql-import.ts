@@ -8,7 +8,7 @@ import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
 import type { RecordWrite, RepoImport } from './store.ts'
 
 /** Rows between two turns for everybody else. */
-const ROWS_AT_ONCE = 200
+const ROWS_AT_ONCE = 500
 
 export async function importRepo(
   db: PdsDb,
