@@ -45,11 +45,15 @@ const KINDS = {
     return kind({ settings, prefixes: ['PDS_'], create: createPds })
   },
   async relay() {
-    const [{ settings }, { createRelay }] = await Promise.all([
-      import('@millisky/relay/config'),
-      import('@millisky/relay/main'),
-    ])
-    return kind({ settings, prefixes: ['RELAY_', 'BGS_'], create: createRelay })
+    const { settings } = await import('@millisky/relay/config')
+    return kind({
+      settings,
+      prefixes: ['RELAY_', 'BGS_'],
+      async create(given, parts): Promise<Daemon> {
+        if (given.upstream === undefined) return (await import('@millisky/relay/main')).createRelay(given, parts)
+        return (await import('@millisky/relay/fanout')).createFanout(given, parts)
+      },
+    })
   },
 }
 
@@ -62,12 +66,12 @@ export async function runDaemon(name: DaemonName, argv: readonly string[], versi
     process.stdout.write(
       `Usage: millisky ${name} [flags]\n\nA flag wins over its environment variable, shown beside it.\n\n`,
     )
+    if (name === 'pds')
+      process.stdout.write('millisky pds import <path>: take over what another PDS had, see --help there.\n\n')
     process.stdout.write(settingsHelp(table))
     return
   }
   if (argv.includes('--version') || argv.includes('-V')) {
-    if (name === 'pds')
-      process.stdout.write('millisky pds import <path>: take over what another PDS had, see --help there.\n\n')
     process.stdout.write(`${version}\n`)
     return
   }

@@ -199,6 +199,16 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
   return { op, t, did, seq }
 }
 
+/** Whether the bytes are two items and nothing else, as a frame is. No check of what they say. */
+export function isWhole(bytes: Uint8Array): boolean {
+  try {
+    return skip(bytes, skip(bytes, 0)) === bytes.length
+  } catch (error) {
+    if (error instanceof Malformed) return false
+    throw error
+  }
+}
+
 /** What a `#commit` says of collections, and where to look for more. */
 export interface CommitSketch {
   /** Collections with a record made or changed, and with one deleted; any text, each once. */

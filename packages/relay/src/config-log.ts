@@ -10,4 +10,19 @@ export const logSettings = {
     doc: 'How often what came since is signed, so that a replay can be proven complete (`millisky relay-log verify`); 0 signs nothing.',
     section: 'Storage',
   },
+  upstream: {
+    type: 'string',
+    env: ['RELAY_UPSTREAM'],
+    flag: ['--upstream', '--upstream-host'],
+    doc: 'Fan-out: instead of crawling hosts, send on the events of this one relay (`https://…`) under its own seqs, without verifying them again. Needs no database, and a folder of its own.',
+    section: 'Fan-out',
+  },
+  upstreamBackfill: {
+    type: 'bool',
+    default: false,
+    env: ['RELAY_UPSTREAM_BACKFILL'],
+    flag: '--upstream-backfill',
+    doc: 'A new fan-out begins with the oldest event that the other relay keeps, instead of the next one.',
+    section: 'Fan-out',
+  },
 } as const satisfies Record<string, Setting>

@@ -3,7 +3,6 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { withSeq } from '@millisky/core/event'
-import { SettingsError } from '@millisky/server/config'
 import { openDb } from '@millisky/server/db/db'
 import { Fetcher, type LookupAll, type Reach } from '@millisky/server/fetch'
 import type { FollowSettings } from '@millisky/server/follow'
@@ -15,6 +14,7 @@ import { startTelemetry, type Telemetry } from '@millisky/server/telemetry'
 import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { Xrpc } from '@millisky/server/xrpc'
 import { Accounts, accountNumber } from './accounts.ts'
+import { parseAddress } from './address.ts'
 import { Administration } from './administration.ts'
 import { addAdminApi } from './api/admin.ts'
 import { ADMIN_METHODS, addAudit } from './api/admin-audit.ts'
@@ -32,6 +32,7 @@ import type { RelaySettings } from './config.ts'
 import { originsOf } from './config-operation.ts'
 import { Crawl } from './crawl.ts'
 import { Directory } from './directory.ts'
+import { assertOwner } from './fanout/owner.ts'
 import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
 import { type Host, Hosts } from './hosts.ts'
@@ -180,8 +181,8 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       return url
     },
     async listen() {
-      if (scraped && settings.metricsBind) await listen(scraped, addressOf(settings.metricsBind))
-      url = await listen(http, addressOf(settings.bind))
+      if (scraped && settings.metricsBind) await listen(scraped, parseAddress(settings.metricsBind))
+      url = await listen(http, parseAddress(settings.bind))
       log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
       running.upstreams.start().catch(ground.onFatal)
       await siblings.start()
@@ -230,6 +231,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
       log.fatal({ err: error }, 'the relay cannot go on')
       process.exit(1)
     })
+  assertOwner(settings.persistDir, null)
   const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log, ...DATABASE_MEMORY }))
   const masked = new Set<number>()
   for (let after = ''; ; ) {
@@ -290,7 +292,11 @@ function createIdentities(
   })
 }
 
-function createCheck({ settings, reach, fetcher, userAgent, now }: Ground, hosts: Hosts, identities: Identities): HostCheck {
+function createCheck(
+  { settings, reach, fetcher, userAgent, now }: Ground,
+  hosts: Hosts,
+  identities: Identities,
+): HostCheck {
   return new HostCheck({
     fetch: fetcher.fetch,
     identities,
@@ -487,13 +493,4 @@ async function askWhetherActive(fetcher: Fetcher, origin: string, did: string): 
     // No answer, whatever the reason: what its host said last stands.
     return null
   }
-}
-
-/** `host:port` or `:port`. */
-function addressOf(bind: string): { host: string; port: number } {
-  const [, host = '', port = ''] = /^(.*):(\d+)$/.exec(bind) ?? []
-  if (port === '' || Number(port) > 65_535) {
-    throw new SettingsError('relay', [`an address to listen on is host:port or :port, not ${JSON.stringify(bind)}`])
-  }
-  return { host: host.replace(/^\[|\]$/g, '') || '::', port: Number(port) }
 }

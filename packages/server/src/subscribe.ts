@@ -316,7 +316,8 @@ export class Subscription {
       const read = this.#tail.read(consumer)
       const batch = read instanceof Promise ? await read : read
       if (!consumer.open) return
-      if (consumer.cursor + 1 < this.#log.oldest) {
+      // Behind 0 comes whatever is oldest, also when the log was empty and begins at another seq.
+      if (consumer.cursor > 0 && consumer.cursor + 1 < this.#log.oldest) {
         return consumer.fail('too-slow', 'ConsumerTooSlow', 'Events you have not read yet are no longer kept')
       }
       if (batch.last <= consumer.cursor) {

@@ -1,5 +1,5 @@
 /** Admin routes about consumers, and about what administrators did. */
-import type { Subscription } from '@millisky/server/subscribe'
+import type { ConsumerInfo, Subscription } from '@millisky/server/subscribe'
 import type { FastifyInstance } from 'fastify'
 import type { Administration } from '../administration.ts'
 import type { AuditStore } from '../store/store.ts'
@@ -14,19 +14,7 @@ export function addConsumerRoutes(
   admin: FastifyInstance,
   { administration, subscription }: { administration: Administration; subscription: Subscription },
 ): void {
-  admin.get('/admin/consumers/list', () =>
-    subscription.list().map(consumer => ({
-      id: consumer.id,
-      remote_addr: consumer.address,
-      user_agent: consumer.userAgent,
-      events_consumed: consumer.events,
-      bytes_consumed: consumer.bytes,
-      connected_at: new Date(consumer.connectedAt).toISOString(),
-      cursor: consumer.cursor,
-      lag: consumer.lag,
-      form: consumer.form,
-    })),
-  )
+  admin.get('/admin/consumers/list', () => subscription.list().map(shownConsumer))
   admin.post('/admin/consumers/kick', async request => {
     administration.kick(integer(given(request, 'id')))
     return SUCCESS
@@ -41,6 +29,21 @@ export function addConsumerRoutes(
     })
     return SUCCESS
   })
+}
+
+/** A consumer as it is shown to administrators; the first five fields as deployed relays have them. */
+export function shownConsumer(consumer: ConsumerInfo) {
+  return {
+    id: consumer.id,
+    remote_addr: consumer.address,
+    user_agent: consumer.userAgent,
+    events_consumed: consumer.events,
+    bytes_consumed: consumer.bytes,
+    connected_at: new Date(consumer.connectedAt).toISOString(),
+    cursor: consumer.cursor,
+    lag: consumer.lag,
+    form: consumer.form,
+  }
 }
 
 /** Shows what administrators did. */
