@@ -280,6 +280,52 @@ test('documents outlive the process in a store', async () => {
   assert.equal(errors.length, 1)
 })
 
+test('where the store is told of changes by others, nobody has to be asked again', async () => {
+  const world = new World()
+  const identities0 = world.identities({ slim: identity => ({ ...identity, doc: { id: identity.did } }) })
+  const value = await identities0.resolveDid(DID)
+  assert.deepEqual(value.doc, { id: DID })
+  const kept = new Map<Did, Dated<Identity>>([[DID, { value, at: world.now }]])
+  let reads = 0
+  const peek = (did: Did) => {
+    reads++
+    const found = kept.get(did)
+    return found ? { ...found, at: world.now } : null
+  }
+  const store: MemoryStore<Did, Identity> = { peek, get: peek, put() {}, delete() {} }
+  const identities = world.identities({ store })
+  world.asked.length = 0
+  assert.equal(identities.peek(OTHER), null)
+  assert.equal(identities.peek(DID)?.handle, HANDLE)
+  assert.equal(identities.peek(DID)?.handle, HANDLE)
+  assert.equal(reads, 2, 'what is in memory is not read again')
+  world.now += 30 * HOUR
+  kept.set(DID, { value: { ...value, handle: 'changed.example.com' as Handle }, at: 0 })
+  assert.equal((await identities.resolveDid(DID)).handle, 'changed.example.com')
+  identities.revise({ ...value, handle: 'revised.example.com' as Handle })
+  identities.revise({ ...value, did: OTHER })
+  assert.equal(identities.peek(DID)?.handle, 'revised.example.com')
+  assert.equal(identities.peek(OTHER), null)
+  identities.forget(DID)
+  assert.equal((await identities.resolveDid(DID)).handle, 'changed.example.com')
+  assert.deepEqual(world.asked, [])
+})
+
+test('what is learned while a question is under way is newer than its answer', async () => {
+  const world = new World()
+  const identities = world.identities()
+  const known = await identities.resolveDid(DID)
+  const gate = Promise.withResolvers<void>()
+  world.hold = gate.promise
+  const forced = identities.resolveDid(DID, { fresh: true })
+  await new Promise(setImmediate)
+  world.now += 1
+  identities.revise({ ...known, handle: 'new.example.com' as Handle })
+  gate.resolve()
+  assert.equal((await forced).handle, 'new.example.com')
+  assert.equal(identities.peek(DID)?.handle, 'new.example.com')
+})
+
 test('a handle comes from DNS, also in several chunks and among other records', async () => {
   const world = new World()
   world.txt[TXT] = [['v=spf1 -all'], ['did=', DID.slice(0, 10), DID.slice(10)], [`did=${DID}`]]
