@@ -59,11 +59,18 @@ export function verifyCommit(commit: Commit, key: PublicKey, block?: Uint8Array)
 /** What stands before a signature in a commit: its name, four bytes with their head, and the head of a byte string. */
 const SIGNATURE_HEAD_BYTES = 6
 
-/** {@link unsignedBytes} of a block that is a commit, `sig` being the view of its signature: all is canonical already. */
+/** Commits are small and checked one after the other: memory of its own would cost each more than the cutting. */
+const scratch = new Uint8Array(1_024)
+
+/**
+ * {@link unsignedBytes} of a block that is a commit, `sig` being the view of its signature: all is canonical already. Good
+ * until the next call.
+ */
 function cutSignature(block: Uint8Array, sig: Uint8Array): Uint8Array {
   const end = sig.byteOffset - block.byteOffset + SIGNATURE_BYTES
   const at = end - SIGNATURE_BYTES - SIGNATURE_HEAD_BYTES
-  const unsigned = new Uint8Array(block.length - (end - at))
+  const length = block.length - (end - at)
+  const unsigned = length <= scratch.length ? scratch.subarray(0, length) : new Uint8Array(length)
   unsigned.set(block.subarray(0, at))
   unsigned.set(block.subarray(end), at)
   unsigned[0] = block[0]! - 1

@@ -270,16 +270,20 @@ function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSke
  *
  * @param frame one that {@link decodeFrame} or {@link encodeFrame} knows to be well formed, with a `seq`
  * @param seq 1 to 2^53 - 1
+ * @param room gives as many bytes to write to, for who has a place for the result already; called once
  * @throws Malformed when there is no `seq` to replace
  */
-export function withSeq(frame: Uint8Array, seq: number): Uint8Array {
+export function withSeq(frame: Uint8Array, seq: number, room: (length: number) => Uint8Array = allocate): Uint8Array {
   const at = seqOffset(frame)
   const behind = readHead(frame, at).next
   const size = integerSize(seq)
-  const result = allocate(frame.length - (behind - at) + size)
-  result.set(frame.subarray(0, at))
+  const result = room(frame.length - (behind - at) + size)
+  if (behind - at === size) result.set(frame)
+  else {
+    result.set(frame.subarray(0, at))
+    result.set(frame.subarray(behind), at + size)
+  }
   writeInteger(result, at, size, seq)
-  result.set(frame.subarray(behind), at + size)
   return result
 }
 

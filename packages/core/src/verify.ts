@@ -38,6 +38,7 @@ import {
 import { HIGHEST, highOf, LOWEST, lowOf } from './mst/node.ts'
 import { invert } from './mst/proof.ts'
 import { Tree } from './mst/tree.ts'
+import { undoOne } from './mst/undo.ts'
 import { type Did, isPlcDid, isRepoPath, type Tid } from './syntax.ts'
 import { decodeTid } from './tid.ts'
 
@@ -449,6 +450,9 @@ function note(notes: Reason[], reason: Reason): void {
 function checkTree(body: CommitBody, slice: Slice, prior: AccountState | null, notes: Reason[]): Dropped | null {
   const { commit, blocks } = slice
   if (continues(prior, body)) {
+    const [op, ...others] = body.ops
+    if (op && others.length === 0 && body.prevData && undoOne(commit.data, blocks, op)?.equals(body.prevData))
+      return null
     const doubts: Reason[] = []
     if (undo(body, Tree.load(commit.data, blocks, { heights: 'root' }), doubts) === null && doubts.length === 0)
       return null

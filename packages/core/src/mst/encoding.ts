@@ -116,7 +116,8 @@ const argumentLength = (head: number): number => ((head & 0x1f) < 24 ? 0 : (head
 const headLength = (n: number): number => (n < 24 ? 1 : n < 256 ? 2 : 3)
 const linkLength = (link: Cid | null): number => (link === null ? 1 : LINK_BYTES)
 
-function writeHead(out: Uint8Array, at: number, major: number, n: number): number {
+/** Writes the head of an item; gives the offset behind it. `n` is below 65,536. */
+export function writeHead(out: Uint8Array, at: number, major: number, n: number): number {
   if (n < 24) {
     out[at] = major | n
     return at + 1
@@ -147,29 +148,38 @@ function writeLink(out: Uint8Array, at: number, link: Cid | null): number {
 }
 
 /** The key being read: a prefix stays from the one before. */
-const keyBytes = new Uint8Array(MST_KEY_BYTES_MAX)
+export const keyBytes = new Uint8Array(MST_KEY_BYTES_MAX)
 /** End of what the last head read was, and its argument. */
 let headEnd = 0
 let headValue = 0
 
+/** What {@link readNode} finds, in order. Offsets are those of the node's bytes; what a visitor throws passes through. */
+export interface NodeVisitor {
+  /**
+   * An entry from `at` on, whose key is now in the first `keyLength` of {@link keyBytes}: `prefix` bytes of the key before
+   * and what stands at `restAt`. Its value's CID is at `valueAt`; that of the subtree behind it at `linkAt`, -1 for none.
+   */
+  entry(at: number, keyLength: number, prefix: number, restAt: number, linkAt: number, valueAt: number): void
+  /** The subtree before all keys, and the offset behind all entries. */
+  end(linkAt: number, at: number): void
+}
+
 /**
  * Reads a node strictly: canonical DAG-CBOR, nothing behind it, valid keys in ascending order, maximal prefix
  * compression, blessed links, the limits of `limits.ts`. What needs the key's hashes or the tree around is not checked
- * here (see `Node.decode`). The CIDs are views of `bytes`.
+ * here (see `Node.decode`).
  * @throws Malformed
  */
-export function decodeNode(bytes: Uint8Array): Content {
+export function readNode(bytes: Uint8Array, visitor: NodeVisitor): void {
   if (bytes[0] !== 0xa2 || bytes[1] !== 0x61 || bytes[2] !== 0x65) throw new Malformed('not an MST node', 0)
   readHead(bytes, 3, 4)
   const count = headValue
   if (count > MST_NODE_ENTRIES_MAX) throw new Malformed('MST node with too many entries', 3)
-  const keys: string[] = []
-  const values: Cid[] = []
-  const links: (Cid | null)[] = [null]
   let at = headEnd
   let keyLength = 0
   let slashAt = -1
   for (let i = 0; i < count; i++) {
+    const entryAt = at
     if (bytes[at] !== 0xa4 || bytes[at + 1] !== 0x61 || bytes[at + 2] !== 0x6b)
       throw new Malformed('not an MST entry', at)
     readHead(bytes, at + 3, 2)
@@ -194,22 +204,50 @@ export function decodeNode(bytes: Uint8Array): Content {
       keyBytes[j] = byte
     }
     if (slashAt === -1 || slashAt === keyLength - 1) throw new Malformed('MST key is not a path', restAt)
-    keys.push(latin1(keyBytes, 0, keyLength))
     at = headEnd
     if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x74) throw new Malformed('not an MST entry', at)
-    const link = readLink(bytes, at + 2)
-    links.push(link)
-    at += link === null ? 3 : 2 + LINK_BYTES
+    const linkAt = findLink(bytes, at + 2)
+    at += linkAt === -1 ? 3 : 2 + LINK_BYTES
     if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x76) throw new Malformed('not an MST entry', at)
-    values.push(readCid(bytes, at + 2))
+    const valueAt = findCid(bytes, at + 2)
     at += 2 + LINK_BYTES
+    visitor.entry(entryAt, keyLength, prefix, restAt, linkAt, valueAt)
   }
   if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x6c) throw new Malformed('not an MST node', at)
-  const link = readLink(bytes, at + 2)
-  links[0] = link
-  at += link === null ? 3 : 2 + LINK_BYTES
-  if (at !== bytes.length) throw new Malformed('bytes behind the MST node', at)
-  return { keys, values, links }
+  const linkAt = findLink(bytes, at + 2)
+  const end = at + (linkAt === -1 ? 3 : 2 + LINK_BYTES)
+  if (end !== bytes.length) throw new Malformed('bytes behind the MST node', end)
+  visitor.end(linkAt, at)
+}
+
+/** Collects what the bytes of one node say. */
+class Collector implements NodeVisitor, Content {
+  readonly keys: string[] = []
+  readonly values: Cid[] = []
+  readonly links: (Cid | null)[] = [null]
+  readonly #bytes: Uint8Array
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes
+  }
+
+  entry(_at: number, keyLength: number, _prefix: number, _restAt: number, linkAt: number, valueAt: number): void {
+    const bytes = this.#bytes
+    this.keys.push(latin1(keyBytes, 0, keyLength))
+    this.links.push(linkAt === -1 ? null : Cid.view(bytes, linkAt, CID_BYTES))
+    this.values.push(Cid.view(bytes, valueAt, CID_BYTES))
+  }
+
+  end(linkAt: number): void {
+    if (linkAt !== -1) this.links[0] = Cid.view(this.#bytes, linkAt, CID_BYTES)
+  }
+}
+
+/** What a node says, as {@link readNode} reads it. The CIDs are views of `bytes`. @throws Malformed */
+export function decodeNode(bytes: Uint8Array): Content {
+  const content = new Collector(bytes)
+  readNode(bytes, content)
+  return content
 }
 
 /** Reads a head of the wanted major type with a minimal argument below 2^16 into headEnd and headValue. */
@@ -227,13 +265,15 @@ function readHead(bytes: Uint8Array, at: number, major: number): void {
   if (headEnd > bytes.length || headValue < (low === 24 ? 24 : 256)) throw new Malformed('not a minimal integer', at)
 }
 
-function readLink(bytes: Uint8Array, at: number): Cid | null {
-  if (bytes[at] === NULL) return null
+/** The offset of the CID of the link at `at`, -1 where there is none. */
+function findLink(bytes: Uint8Array, at: number): number {
+  if (bytes[at] === NULL) return -1
   if (bytes[at + 6] !== CODEC_CBOR) throw new Malformed('MST link is not to DAG-CBOR', at)
-  return readCid(bytes, at)
+  return findCid(bytes, at)
 }
 
-function readCid(bytes: Uint8Array, at: number): Cid {
+/** The offset of the CID in the link at `at`, which is a blessed one and lies within `bytes` as a whole. */
+function findCid(bytes: Uint8Array, at: number): number {
   const isBlessed =
     bytes[at] === 0xd8 &&
     bytes[at + 1] === 0x2a &&
@@ -244,6 +284,6 @@ function readCid(bytes: Uint8Array, at: number): Cid {
     (bytes[at + 6] === CODEC_CBOR || bytes[at + 6] === CODEC_RAW) &&
     bytes[at + 7] === HASH_SHA256 &&
     bytes[at + 8] === 32
-  if (!isBlessed) throw new Malformed('not a blessed link', at)
-  return Cid.view(bytes, at + 5, CID_BYTES)
+  if (!isBlessed || at + LINK_BYTES > bytes.length) throw new Malformed('not a blessed link', at)
+  return at + 5
 }

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import { crc32 } from 'node:zlib'
 import { Unavailable } from '@millisky/core/errors'
 import { lockFolder } from './folder-lock.ts'
-import { wireHeaderSize, writeWireHeader } from './frame-wire.ts'
+import { writeWireHeader } from './frame-wire.ts'
 import { type Batch, Bell, type Log, type ReadLimit } from './log.ts'
 import { type BatchStamp, type Mask, NO_MASK, Ring, type RingBatch } from './ring.ts'
 import {
@@ -45,7 +45,7 @@ export interface SegmentEntry {
 
 export interface SegmentLogOptions {
   /** Gives the same frame with this seq. */
-  withSeq: (frame: Uint8Array, seq: number) => Uint8Array
+  withSeq: (frame: Uint8Array, seq: number, room?: (length: number) => Uint8Array) => Uint8Array
   /** Reads a frame of our own back when its index record is lost. */
   recover: Recover
   /** Milliseconds since the epoch. */
@@ -106,6 +106,8 @@ const WRITE_BYTES_MAX = 16 << 20
  * with the right time, so that within each times do not fall.
  */
 const HOLD_MS = 60_000
+/** What an event is longer by in the file: a header of up to 10 bytes, and a seq that may need 8 bytes more. */
+const GROWTH_BYTES_MAX = 18
 const truncateFile = promisify(ftruncate)
 
 /** Opens the segment log of a folder, which is made if need be. @throws LogDamaged, or Error when the folder is in use. */
@@ -210,7 +212,7 @@ export class SegmentLog implements Log, Stamped {
     if (entries.length === 0) return Promise.resolve(this.head)
     if (!this.#noteSeqs(entries)) return Promise.reject(new RangeError('seq does not rise'))
     let bytes = 0
-    for (const { frame } of entries) bytes += frame.length + 16
+    for (const { frame } of entries) bytes += frame.length + GROWTH_BYTES_MAX
     if (this.#pendingBytes > 0 && this.#pendingBytes + bytes > (this.#options.pendingBytesMax ?? 64 << 20)) {
       return Promise.reject(new Unavailable('NotEnoughResources', 'The disk does not keep up', 503, 1))
     }
@@ -408,52 +410,60 @@ export class SegmentLog implements Log, Stamped {
   /** Numbers the events and lays them out as they are stored. An append with a frame that cannot be numbered is refused alone. */
   #build({ segment, synced }: Active, appends: readonly Append[]): Built {
     const { withSeq, now } = this.#options
-    const frames: Uint8Array[] = []
     const accounts: number[] = []
     const seqs: number[] = []
+    const ends: number[] = []
     const done: Built['done'] = []
     const after = this.head
+    // Written where it stays: what is written twice costs as much again, and is garbage. Each may become a little longer.
+    const space = Buffer.allocUnsafeSlow(appends.reduce((sum, append) => sum + append.bytes, 0))
     let size = 0
+    const room = (length: number) => {
+      const start = writeWireHeader(space, size, length)
+      size = start + length
+      return space.subarray(start, size)
+    }
     for (const append of appends) {
-      const [framesBefore, sizeBefore] = [frames.length, size]
+      const [eventsBefore, sizeBefore] = [seqs.length, size]
       try {
         for (const { frame, account, seq } of append.entries) {
           const number = seq ?? (seqs.at(-1) ?? after) + 1
-          const numbered = seq === undefined ? withSeq(frame, number) : frame
+          const numbered = seq === undefined ? withSeq(frame, number, room) : frame
+          if (numbered.buffer !== space.buffer) room(numbered.length).set(numbered)
           seqs.push(number)
-          frames.push(numbered)
+          ends.push(size)
           accounts.push(account)
-          size += wireHeaderSize(numbered.length) + numbered.length
         }
         done.push({ append, last: seqs.at(-1)! })
       } catch (error) {
-        frames.length = accounts.length = seqs.length = framesBefore
+        ends.length = accounts.length = seqs.length = eventsBefore
         size = sizeBefore
         append.reject(error)
       }
     }
     const { time, before } = stampNext(segment, now())
-    const wire = Buffer.allocUnsafeSlow(size)
-    const index = Buffer.allocUnsafe(frames.length * RECORD_BYTES)
-    const ends = new Uint32Array(frames.length)
-    let at = 0
-    for (const [i, frame] of frames.entries()) {
-      const start = at
-      at = writeWireHeader(wire, at, frame.length)
-      wire.set(frame, at)
-      at += frame.length
+    const wire = space.subarray(0, size)
+    const index = Buffer.allocUnsafe(seqs.length * RECORD_BYTES)
+    for (let i = 0; i < seqs.length; i++) {
+      const start = i === 0 ? 0 : ends[i - 1]!
+      const end = ends[i]!
       writeRecord(index, i * RECORD_BYTES, {
         seq: seqs[i]!,
         offset: segment.dataBytes + start,
-        length: at - start,
+        length: end - start,
         account: accounts[i]!,
         time,
         lag: Math.min(LAG_UNKNOWN, segment.events + i - synced),
-        crc: crc32(wire.subarray(start, at)),
+        crc: crc32(wire.subarray(start, end)),
       })
-      ends[i] = at
     }
-    const batch = { after, seqs: Float64Array.from(seqs), ends, wire, accounts: Float64Array.from(accounts) }
+    const batch = {
+      after,
+      seqs: Float64Array.from(seqs),
+      ends: Uint32Array.from(ends),
+      wire,
+      accounts: Float64Array.from(accounts),
+    }
     return { wire, index, time, done, batch: { ...batch, stamp: { time, before } } }
   }
 
