@@ -18,6 +18,7 @@ import { infoFrame } from '@millisky/core/event'
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
 import type { Batch, Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
+import { entriesOf } from './subscribe/digest.ts'
 import type { Deal, Endpoint, Form } from './subscribe/form.ts'
 import { countStream, type SubscribeTotals } from './subscribe/metrics.ts'
 import { Pace } from './subscribe/pace.ts'
@@ -140,7 +141,7 @@ export class Subscription {
    * caller's; see `notWebSocket`.
    */
   attach(server: Server, path: string, endpoint?: Endpoint): void {
-    const offers = endpoint ?? new ReposEndpoint(this.#parts.extras ?? NO_EXTRAS, this.socket)
+    const offers = endpoint ?? new ReposEndpoint(this.#parts.extras ?? NO_EXTRAS, this.socket, entriesOf(this.#log))
     const admit = (request: IncomingMessage, socket: Duplex, head: Buffer, url: URL) =>
       this.#admit(offers, request, socket, head, url)
     this.#detach.push(onUpgrade(server, path, admit))

@@ -1,14 +1,15 @@
 /**
  * What is in a batch, found out once for all consumers who do not just take its bytes, and the messages made of it, each made once.
  *
- * It lives as long as the batch it is of: at the live tail one step, in a replay one read.
+ * A digest lives as long as the batch it is of: at the live tail one step, in a replay one read. What is known of single events is kept longer,
+ * as much as is bounded: consumers who come back after a restart all replay the same stretch, cut into batches differently.
  */
 import { constants, deflateRawSync } from 'node:zlib'
 import type { Obj } from '@millisky/core/cbor'
-import { decodeFrame } from '@millisky/core/event'
+import { decodeFrame, peek } from '@millisky/core/event'
 import { valueToJson } from '@millisky/core/json'
 import { scanWire, toWire } from '../log/frame-wire.ts'
-import type { Batch } from '../log/log.ts'
+import type { Batch, Log } from '../log/log.ts'
 import type { Subject } from './wants.ts'
 
 /** First bytes of WebSocket messages. Source: RFC 6455 §5.2, RFC 7692 §6. */
@@ -61,18 +62,68 @@ export class Entry implements Subject {
   }
 }
 
+/** Bytes of the events that {@link Entries} keeps; what was made of them may come to twice as much again. */
+const KEPT_BYTES = 16 << 20
+
+/** What is known of the events of one log, the latest that were asked for. */
+export class Entries {
+  readonly #bytesMax: number
+  readonly #bySeq = new Map<number, { entry: Entry; bytes: number }>()
+  #bytes = 0
+
+  constructor(bytesMax = KEPT_BYTES) {
+    this.#bytesMax = bytesMax
+  }
+
+  /** Bytes of the events kept. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** @param wire the whole message, which is copied @param frame what it carries */
+  of(wire: Uint8Array, frame: Uint8Array): Entry {
+    const seq = seqOf(frame)
+    const known = seq === null ? undefined : this.#bySeq.get(seq)
+    if (known) return known.entry
+    // A view would keep the whole of what was read with it, and that memory may be read into again.
+    const own = new Uint8Array(wire)
+    const entry = new Entry(own, own.subarray(wire.length - frame.length))
+    if (seq === null) return entry
+    this.#bySeq.set(seq, { entry, bytes: wire.length })
+    this.#bytes += wire.length
+    for (const [oldest, { bytes }] of this.#bySeq) {
+      if (this.#bytes <= this.#bytesMax) break
+      this.#bySeq.delete(oldest)
+      this.#bytes -= bytes
+    }
+    return entry
+  }
+}
+
+const entriesByLog = new WeakMap<Log, Entries>()
+
+/** The events known of a log; the same object for the same log. */
+export function entriesOf(log: Log): Entries {
+  let entries = entriesByLog.get(log)
+  if (!entries) {
+    entries = new Entries()
+    entriesByLog.set(log, entries)
+  }
+  return entries
+}
+
 /** A batch, looked into. */
 export class Digest {
   readonly entries: readonly Entry[]
   readonly #made = new Map<string, Map<object | null, unknown>>()
 
-  constructor({ wire }: Batch) {
+  constructor({ wire }: Batch, known: Entries) {
     const entries: Entry[] = []
     for (const part of wire) {
       for (let at = 0; at < part.length; ) {
         const span = scanWire(part, at)
         if (span === null || span === 'bad') throw new Error(`not a whole WebSocket message at byte ${at}`)
-        entries.push(new Entry(part.subarray(at, span.end), part.subarray(span.start, span.end)))
+        entries.push(known.of(part.subarray(at, span.end), part.subarray(span.start, span.end)))
         at = span.end
       }
     }
@@ -93,11 +144,11 @@ export class Digest {
 
 const digests = new WeakMap<Batch, Digest>()
 
-/** The digest of a batch; the same one for the same batch. */
-export function digestOf(batch: Batch): Digest {
+/** The digest of a batch of a log; the same one for the same batch. */
+export function digestOf(batch: Batch, known: Entries): Digest {
   let digest = digests.get(batch)
   if (!digest) {
-    digest = new Digest(batch)
+    digest = new Digest(batch, known)
     digests.set(batch, digest)
   }
   return digest
@@ -149,6 +200,14 @@ function deflated(payload: Uint8Array, plain: Uint8Array): Uint8Array {
   const wire = toWire(packed.subarray(0, -4))
   wire[0] = plain[0]! | COMPRESSED
   return wire
+}
+
+function seqOf(frame: Uint8Array): number | null {
+  try {
+    return peek(frame).seq
+  } catch {
+    return null
+  }
 }
 
 function readEvent(frame: Uint8Array): { kind: string; body: Obj } | null {

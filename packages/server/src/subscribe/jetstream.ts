@@ -10,7 +10,7 @@ import type { ServerOptions } from 'ws'
 import { toWire } from '../log/frame-wire.ts'
 import type { Batch, Log } from '../log/log.ts'
 import type { Stamped, Stamps } from '../log/segment-times.ts'
-import { batchOf, type Digest, digestOf, payloadOf, textMessage } from './digest.ts'
+import { batchOf, type Digest, digestOf, type Entry, entriesOf, payloadOf, textMessage } from './digest.ts'
 import type { Deal, Endpoint, Form } from './form.ts'
 import { type JetstreamEvent, jetstreamEvents } from './jetstream-event.ts'
 import { parseFlag } from './repos.ts'
@@ -88,12 +88,12 @@ export class JetstreamEndpoint implements Endpoint {
 class JetstreamForm implements Form {
   /** Events with a lower stamp are left out. */
   from = 0
-  readonly #log: Stamped
+  readonly #log: Log & Stamped
   readonly #dictionary: Uint8Array | null
   #wants: Wants | null = null
   #sizeMax = 0
 
-  constructor(log: Stamped, dictionary: Uint8Array | null) {
+  constructor(log: Log & Stamped, dictionary: Uint8Array | null) {
     this.#log = log
     this.#dictionary = dictionary
   }
@@ -109,7 +109,7 @@ class JetstreamForm implements Form {
   }
 
   select(batch: Batch, after: number): Batch | Promise<Batch> {
-    const digest = digestOf(batch)
+    const digest = digestOf(batch, entriesOf(this.#log))
     const stamps = digest.once('stamps', null, () => this.#log.stamps(after, batch.last))
     return stamps instanceof Promise
       ? stamps.then(known => this.#select(batch, digest, known))
@@ -171,12 +171,19 @@ class Message {
   }
 }
 
+const messagesByEntry = new WeakMap<Entry, readonly Message[]>()
+
 function messagesOf({ entries }: Digest, { seqs, micros }: Stamps): Message[] {
   const stampOf = new Map(seqs.map((seq, i) => [seq, micros[i]!]))
   return entries.flatMap(entry => {
+    const known = messagesByEntry.get(entry)
+    if (known) return known
     const stamp = stampOf.get(entry.body?.seq as number)
     // Without a stamp its segment was dropped while it was read.
-    return stamp === undefined ? [] : jetstreamEvents(entry, stamp).map(event => new Message(event, stamp))
+    if (stamp === undefined) return []
+    const messages = jetstreamEvents(entry, stamp).map(event => new Message(event, stamp))
+    messagesByEntry.set(entry, messages)
+    return messages
   })
 }
 

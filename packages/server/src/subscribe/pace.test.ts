@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Pace } from './pace.ts'
 
-test('one works at a time, in the order of asking, and rests as long as it worked', async () => {
+test('one works at a time, in the order of asking, and rests as long as was worked', async () => {
   const story: string[] = []
   let now = 0
   const pace = new Pace(
@@ -24,12 +24,13 @@ test('one works at a time, in the order of asking, and rests as long as it worke
     now += 1
     throw new Error('broken')
   })
-  const results = await Promise.allSettled([failing, work('a', 3), work('b', 0), work('c', 5)])
+  const results = await Promise.allSettled([failing, work('a', 3), work('b', 0), work('c', 2), work('d', 9)])
   assert.deepEqual(
     results.map(result => (result.status === 'fulfilled' ? result.value : result.reason.message)),
-    ['broken', 'a', 'b', 'c'],
+    ['broken', 'a', 'b', 'c', 'd'],
   )
   await pace.turn(() => {})
-  const expected = ['rest 1', 'a begins', 'a ends', 'rest 3', 'b begins', 'b ends', 'c begins', 'c ends', 'rest 5']
+  const turn = (name: string) => [`${name} begins`, `${name} ends`]
+  const expected = [...turn('a'), 'rest 4', ...turn('b'), ...turn('c'), ...turn('d'), 'rest 11']
   assert.deepEqual(story, expected)
 })

@@ -7,7 +7,7 @@ import { jsonToValue } from '@millisky/core/json'
 import { create, remove, TIME, update } from '@millisky/core/testing-repos'
 import { framesOf } from '../log/frame-wire.ts'
 import type { Batch } from '../log/log.ts'
-import { digestOf } from './digest.ts'
+import { digestOf, Entries, entriesOf } from './digest.ts'
 import { NO_EXTRAS } from './repos.ts'
 import { REPOS_PATH, repo, type StageOptions, type StreamClient, streamStage } from './testing-stream.ts'
 
@@ -169,8 +169,8 @@ test('a message is made once for all who want it so', async t => {
   const stage = await start(t)
   await stage.append(...story())
   const batch = (await stage.log.read(0, { bytes: 1 << 20 })) as Batch
-  const digest = digestOf(batch)
-  assert.equal(digestOf(batch), digest)
+  const digest = digestOf(batch, entriesOf(stage.log))
+  assert.equal(digestOf(batch, entriesOf(stage.log)), digest)
   for (const packing of ['cbor', 'json', 'cbor+deflate', 'json+deflate'] as const) {
     for (const entry of digest.entries) assert.equal(entry.as(packing), entry.as(packing), packing)
   }
@@ -182,6 +182,21 @@ test('a message is made once for all who want it so', async t => {
     const tail = Buffer.from([0, 0, 0xff, 0xff])
     assert.deepEqual(inflateRawSync(Buffer.concat([payload, tail]), { finishFlush: 2 }), Buffer.from(frame))
   }
+})
+
+test('what is known of an event is shared however a replay is cut, and bounded', async t => {
+  const stage = await start(t)
+  await stage.append(...story())
+  const known = entriesOf(stage.log)
+  const [all, rest] = [await stage.log.read(0, { bytes: 1 << 20 }), await stage.log.read(3, { bytes: 1 << 20 })]
+  assert.deepEqual(digestOf(rest, known).entries, digestOf(all, known).entries.slice(3))
+  for (const [i, entry] of digestOf(rest, known).entries.entries()) {
+    assert.equal(entry, digestOf(all, known).entries[3 + i])
+  }
+  const few = new Entries(3_000)
+  const wires = digestOf(all, known).entries.map(entry => entry.as('cbor')!)
+  for (const wire of wires) few.of(wire, wire.subarray(wire[1]! < 126 ? 2 : 4))
+  assert.ok(few.bytes <= 3_000 && few.bytes > 0, `${few.bytes}`)
 })
 
 test('xrpc.v1.json: every event as JSON under its type, nothing lost', async t => {

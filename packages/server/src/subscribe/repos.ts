@@ -5,7 +5,7 @@ import { errorFrame, infoFrame } from '@millisky/core/event'
 import { SEQ_MAX } from '@millisky/core/limits'
 import type { ServerOptions } from 'ws'
 import type { Batch } from '../log/log.ts'
-import { batchOf, digestOf, jsonError, jsonMessage, type Packing } from './digest.ts'
+import { batchOf, digestOf, type Entries, jsonError, jsonMessage, type Packing } from './digest.ts'
 import type { Deal, Endpoint, Form } from './form.ts'
 import { Wants } from './wants.ts'
 
@@ -27,11 +27,13 @@ const WANTED = ['wantedCollections', 'wantedDids', 'wantedKinds']
 
 export class ReposEndpoint implements Endpoint {
   readonly #extras: Extras
+  readonly #entries: Entries
   readonly #plain: ServerOptions
   readonly #deflating: ServerOptions
 
-  constructor(extras: Extras, socket: ServerOptions) {
+  constructor(extras: Extras, socket: ServerOptions, entries: Entries) {
     this.#extras = extras
+    this.#entries = entries
     const handleProtocols = (offered: Set<string>) => chooseProtocol([...offered], extras) ?? false
     this.#plain = { ...socket, handleProtocols }
     // Each message is compressed on its own: so all consumers can have the same bytes, and none costs memory for a window.
@@ -47,7 +49,7 @@ export class ReposEndpoint implements Endpoint {
     const socket = deflate ? this.#deflating : this.#plain
     if (!wants && !deflate && !json) return { form: null, socket, cursor }
     const packing: Packing = `${json ? 'json' : 'cbor'}${deflate ? '+deflate' : ''}`
-    return { form: new ReposForm(packing, wants), socket, cursor }
+    return { form: new ReposForm(packing, wants, this.#entries), socket, cursor }
   }
 
   #wants(params: URLSearchParams): Wants | null {
@@ -80,15 +82,17 @@ class ReposForm implements Form {
   readonly name: string
   readonly #packing: Packing
   readonly #wants: Wants | null
+  readonly #entries: Entries
 
-  constructor(packing: Packing, wants: Wants | null) {
+  constructor(packing: Packing, wants: Wants | null, entries: Entries) {
     this.#packing = packing
+    this.#entries = entries
     this.#wants = wants
     this.name = wants ? `${packing}, filtered` : packing
   }
 
   select(batch: Batch): Batch {
-    const digest = digestOf(batch)
+    const digest = digestOf(batch, this.#entries)
     return digest.once(this.#packing, this.#wants, () => {
       const messages: Uint8Array[] = []
       for (const entry of digest.entries) {
