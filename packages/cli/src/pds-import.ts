@@ -38,7 +38,7 @@ repositories with the commits that the old server signed, blobs, takedowns, invi
 compared and left as they are, so a run that was cut short is simply run again. Exit code 1: the report names differences.`
 
 async function importFrom(path: string, flags: string[], options: ImportOptions): Promise<AdoptionReport> {
-  const [{ settings: table }, { openStorage }, { openForeignServer }, { adopt }] = await Promise.all([
+  const [{ settings: table, serviceNames }, { openStorage }, { openForeignServer }, { adopt }] = await Promise.all([
     import('@millisky/pds/config'),
     import('@millisky/pds/main'),
     import('@millisky/pds/adoption/detect'),
@@ -52,7 +52,14 @@ async function importFrom(path: string, flags: string[], options: ImportOptions)
     const firstSeq = source.lastSeq() + 1
     const storage = dryRun ? null : await openStorage(settings, { log, now: Date.now, firstSeq })
     try {
-      return await adopt({ source, target: storage, now: Date.now, onProgress })
+      const report = await adopt({ source, target: storage, now: Date.now, onProgress })
+      const { did } = serviceNames(settings, settings.port)
+      if (source.did !== null && source.did !== did) {
+        report.remarks.push(
+          `the old server was ${source.did}, by these settings this one is ${did}: its tokens are good only with the same PDS_HOSTNAME and PDS_SERVICE_DID`,
+        )
+      }
+      return report
     } finally {
       await storage?.store.close()
     }
