@@ -35,6 +35,14 @@ export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Pr
     throw new Error('The directory keeps its operations in SQLite: PLC_DB has to be a path or :memory:')
   }
   const directory = new Directory(db as SqliteDb<PlcTables>, { unlimited: settings.devMode, now })
+  let following: ReturnType<typeof follow> | null = null
+  try {
+    const { replicaOf } = settings
+    if (replicaOf) following = follow(db as SqliteDb<PlcTables>, directory, replicaOf, { log, version, now })
+  } catch (error) {
+    await db.close()
+    throw error
+  }
   const http = createHttp({ log, product: `millisky-plc/${version}` })
   const stream = new ExportStream({
     directory,
@@ -42,10 +50,6 @@ export async function createPlc(settings: PlcSettings, parts: PlcParts = {}): Pr
     consumersMax: settings.streamsMax,
     now,
   })
-  const following =
-    settings.replicaOf === undefined
-      ? null
-      : follow(db as SqliteDb<PlcTables>, directory, settings.replicaOf, { log, version, now })
   addApi(http, directory, log, { version, replica: following })
   stream.attach(http.server, '/export/stream')
   let url = ''

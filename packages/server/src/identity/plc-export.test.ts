@@ -189,3 +189,14 @@ test('pages out of order are refused', async t => {
   assert.match(troubles[0]!, /not in order/)
   assert.deepEqual(sink.seqs, [])
 })
+
+test('a directory that wants to be left alone for a while is', async t => {
+  const upstream = await upstreamOf(t, 3)
+  upstream.busy = 1
+  const sink = new Sink()
+  const { follower, troubles } = await stage(t, upstream, sink)
+  await until(() => troubles.length === 1)
+  // Without the directory's word it would have tried again several times.
+  await wait(100)
+  assert.deepEqual([upstream.pages, follower.state, sink.seqs], [1, 'waiting', []])
+})

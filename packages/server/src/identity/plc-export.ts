@@ -16,6 +16,7 @@ const PAGE = 1_000
 const PAGE_BYTES = 32 * 1_048_576
 const LINE_BYTES = 65_536
 const PAGE_TIMEOUT_MS = 60_000
+const RETRY_AFTER_MAX_S = 3_600
 /** While the stream is open and silent, nothing older than this can be missing: it is pinged twice as often. */
 const LIVE_LAG_MS = 90_000
 /** Attempts in a row that found another directory, about half a minute, before a sink is told to begin anew. */
@@ -104,6 +105,8 @@ export class PlcExport {
   /** What the sink is doing, one thing after the other. */
   #taking: Promise<void> | null = null
   #failures = 0
+  /** How long the directory wants to be left alone. */
+  #pauseMs = 0
   /** The stream begins later than where we stand: what is between has to come in pages to the last. */
   #isOutdated = false
   #running: Promise<void> | null = null
@@ -156,7 +159,9 @@ export class PlcExport {
       }
       this.#failures = this.#position.seq > seq ? 0 : this.#failures + 1
       const { retryMinMs, retryMaxMs } = this.#settings
-      const ms = Math.min(retryMaxMs, retryMinMs * 2 ** Math.min(30, Math.max(0, this.#failures - 1)))
+      const backOffMs = Math.min(retryMaxMs, retryMinMs * 2 ** Math.min(30, Math.max(0, this.#failures - 1)))
+      const ms = Math.max(backOffMs, this.#pauseMs)
+      this.#pauseMs = 0
       await systemSleep(ms, undefined, { signal }).catch(() => {})
     }
   }
@@ -205,7 +210,11 @@ export class PlcExport {
       bytesMax: PAGE_BYTES,
       signal: this.#stop.signal,
     })
-    if (answer.status !== 200) throw new Unavailable('UpstreamFailure', `/export answered ${answer.status}`, 502)
+    if (answer.status !== 200) {
+      // Directories let one reader have so many pages in some minutes.
+      this.#pauseMs = Math.min(RETRY_AFTER_MAX_S, Number(answer.headers.get('retry-after')) || 0) * 1_000
+      throw new Unavailable('UpstreamFailure', `/export answered ${answer.status}`, 502)
+    }
     const lines: ExportLine[] = []
     let last = after
     for (const text of Buffer.from(answer.bytes).toString().split('\n')) {

@@ -15,6 +15,8 @@ export class TestPlcUpstream {
   /** Requests for pages so far. */
   pages = 0
   connections = 0
+  /** Answers so many requests for pages with 429 and a wait of 30 seconds. */
+  busy = 0
   /** Closes each stream with this reason at once. */
   refuseStream: string | null = null
 
@@ -25,6 +27,11 @@ export class TestPlcUpstream {
       const { searchParams } = new URL(request.url ?? '/', url)
       const [after, count] = [Number(searchParams.get('after')), Number(searchParams.get('count'))]
       this.pages++
+      if (this.busy > 0) {
+        this.busy--
+        reply.writeHead(429, { 'retry-after': '30' }).end()
+        return
+      }
       const page = this.lines.filter(({ seq }) => seq > after).slice(0, count)
       reply.end(this.tamper(page.map(({ text }) => text).join('\n')))
     })
