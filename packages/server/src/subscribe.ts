@@ -343,7 +343,8 @@ export class Subscription {
   #form(consumer: Consumer, form: Form, batch: Batch): Batch | null | Promise<Batch | null> {
     const { cursor } = consumer
     if (this.#tail.isNear(cursor)) return form.select(batch, cursor)
-    return this.#pace.turn(() => (consumer.open ? form.select(batch, cursor) : null))
+    const work = () => this.#pace.turn(() => (consumer.open ? form.select(batch, cursor) : null))
+    return form.load?.(batch, cursor)?.then(work) ?? work()
   }
 
   #sweepConsumers(): void {

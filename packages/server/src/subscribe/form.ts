@@ -7,6 +7,8 @@ import type { Batch } from '../log/log.ts'
 export interface Form {
   /** For the operator, such as `json`. */
   readonly name: string
+  /** Fetches what {@link select} will need, if it has to be waited for: so that this is not done in a turn at work. */
+  load?(batch: Batch, after: number): Promise<unknown> | null
   /**
    * What is sent for a batch that was read behind `after`. `last` is that of the batch, and `count` that of the messages, even if none. Consumers
    * who want the same of the same batch get the same buffers.

@@ -108,9 +108,14 @@ class JetstreamForm implements Form {
     this.#sizeMax = sizeMax
   }
 
+  load(batch: Batch, after: number): Promise<unknown> | null {
+    const stamps = this.#stamps(batch, after)
+    return stamps instanceof Promise ? stamps.then(known => stampsByBatch.set(batch, known)) : null
+  }
+
   select(batch: Batch, after: number): Batch | Promise<Batch> {
     const digest = digestOf(batch, entriesOf(this.#log))
-    const stamps = digest.once('stamps', null, () => this.#log.stamps(after, batch.last))
+    const stamps = this.#stamps(batch, after)
     return stamps instanceof Promise
       ? stamps.then(known => this.#select(batch, digest, known))
       : this.#select(batch, digest, stamps)
@@ -122,6 +127,15 @@ class JetstreamForm implements Form {
 
   info(): null {
     return null
+  }
+
+  #stamps(batch: Batch, after: number): Stamps | Promise<Stamps> {
+    let stamps = stampsByBatch.get(batch)
+    if (!stamps) {
+      stamps = this.#log.stamps(after, batch.last)
+      stampsByBatch.set(batch, stamps)
+    }
+    return stamps
   }
 
   #select({ last }: Batch, digest: Digest, stamps: Stamps): Batch {
@@ -171,6 +185,7 @@ class Message {
   }
 }
 
+const stampsByBatch = new WeakMap<Batch, Stamps | Promise<Stamps>>()
 const messagesByEntry = new WeakMap<Entry, readonly Message[]>()
 
 function messagesOf({ entries }: Digest, { seqs, micros }: Stamps): Message[] {
