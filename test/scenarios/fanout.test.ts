@@ -199,6 +199,20 @@ test('what it cannot answer it passes on, redirects and errors as they are', asy
   const kick = `${fanout.url}/admin/consumers/kick?id=${list.body[0].id}`
   assert.equal((await get(kick, { method: 'POST', headers: { authorization } })).status, 200)
   await until('it is kicked', () => consumer.closeCode === 1008)
+  // The same by methods, which the command line calls.
+  const again = await connect(t, fanout, 0)
+  const methods = `${fanout.url}/xrpc/net.millisky.relay.admin`
+  assert.equal((await get(`${methods}.listConsumers`)).status, 401)
+  const { consumers } = (await get(`${methods}.listConsumers`, { headers: { authorization } })).body
+  assert.equal(consumers.length, 1)
+  const kicked = await fetch(`${methods}.kickConsumer`, {
+    method: 'POST',
+    headers: { authorization, 'content-type': 'application/json' },
+    body: JSON.stringify({ id: consumers[0].id }),
+  })
+  assert.equal(kicked.status, 200)
+  await until('it is kicked', () => again.closeCode === 1008)
+  assert.equal((await get(`${methods}.listHosts`, { headers: { authorization } })).status, 501)
   const metrics = await (await fetch(`${fanout.url}/metrics`, { headers: { authorization } })).text()
   assert.match(metrics, /relay_fanout_connected 1/)
 })

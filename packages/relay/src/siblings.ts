@@ -50,9 +50,12 @@ export interface SiblingsParts {
   onError: (error: unknown) => void
 }
 
-/** Tells whether a request came from a relay, which has told the others itself. */
-export function isFromRelay(headers: { via?: string | undefined; 'user-agent'?: string | undefined }): boolean {
-  return [headers.via, headers['user-agent']].some(value => value?.includes(RELAY_MARKER))
+/**
+ * Tells whether a request came from a relay that tells the others itself. The user agent would say the same of a fan-out,
+ * which only passes on what somebody asked of it.
+ */
+export function isFromRelay({ via }: { via?: string | undefined }): boolean {
+  return via?.includes(RELAY_MARKER) ?? false
 }
 
 export class Siblings {

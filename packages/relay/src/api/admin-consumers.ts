@@ -1,14 +1,34 @@
 /** Admin routes about consumers, and about what administrators did. */
+import { main as kickConsumer } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/kickConsumer'
+import { main as listConsumers } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/listConsumers'
 import type { ConsumerInfo, Subscription } from '@millisky/server/subscribe'
-import type { FastifyInstance } from 'fastify'
-import type { Administration } from '../administration.ts'
+import type { Xrpc } from '@millisky/server/xrpc'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Administration, Asked } from '../administration.ts'
 import type { AuditStore } from '../store/store.ts'
+import { noteInput } from './admin-audit.ts'
 import { given, integer, optional } from './admin-params.ts'
-import { auditView } from './admin-views.ts'
+import { auditView, consumerView } from './admin-views.ts'
 
 const AUDIT_PAGE = 100
 const AUDIT_PAGE_MAX = 1_000
 const SUCCESS = { success: 'true' }
+
+export interface ConsumerMethodParts {
+  subscription: Subscription
+  /** @throws {Refused} `ConsumerNotFound` */
+  kick(id: number): void
+  guard: (request: FastifyRequest) => Asked
+}
+
+/** Also of a fan-out, which has nothing else to administer. */
+export function addConsumerMethods(xrpc: Xrpc, { subscription, kick, guard: auth }: ConsumerMethodParts): void {
+  xrpc.query(listConsumers, { auth }, () => ({ consumers: subscription.list().map(consumerView) }))
+  xrpc.procedure(kickConsumer, { auth }, ({ input, request }) => {
+    noteInput(request, input)
+    kick(input.id)
+  })
+}
 
 export function addConsumerRoutes(
   admin: FastifyInstance,

@@ -9,8 +9,6 @@ import { main as getAuditLog } from '@millisky/core/lexicon/gen/net/millisky/rel
 import { main as getHost } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/getHost'
 import { main as getOutbox } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/getOutbox'
 import { main as getSettings } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/getSettings'
-import { main as kickConsumer } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/kickConsumer'
-import { main as listConsumers } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/listConsumers'
 import { main as listDomains } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/listDomains'
 import { main as listHosts } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/listHosts'
 import { main as listTakedowns } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/listTakedowns'
@@ -34,7 +32,8 @@ import type { Moderation } from '../moderation.ts'
 import type { Siblings } from '../siblings.ts'
 import type { RelayStore } from '../store/store.ts'
 import { noteInput } from './admin-audit.ts'
-import { accountView, auditView, consumerView, hostView, outboxView } from './admin-views.ts'
+import { addConsumerMethods } from './admin-consumers.ts'
+import { accountView, auditView, hostView, outboxView } from './admin-views.ts'
 
 export interface AdminMethodParts {
   administration: Administration
@@ -203,12 +202,7 @@ function addDomainMethods(xrpc: Xrpc, { administration, hosts, guard: auth }: Ad
 
 function addServiceMethods(xrpc: Xrpc, parts: AdminMethodParts): void {
   const { administration, subscription, siblings, store, guard: auth } = parts
-  xrpc.query(listConsumers, { auth }, () => ({ consumers: subscription.list().map(consumerView) }))
-  xrpc.procedure(
-    kickConsumer,
-    { auth },
-    noting(({ input }) => administration.kick(input.id)),
-  )
+  addConsumerMethods(xrpc, { subscription, kick: id => administration.kick(id), guard: auth })
   xrpc.query(getSettings, { auth }, () => administration.settings)
   xrpc.procedure(
     updateSettings,

@@ -1,5 +1,5 @@
 /** A fan-out between two beginnings: its log, its connection to the other relay, its consumers, its pages. */
-import { Malformed } from '@millisky/core/errors'
+import { Malformed, Refused } from '@millisky/core/errors'
 import { decodeFrame, peek, withSeq } from '@millisky/core/event'
 import type { Fetcher } from '@millisky/server/fetch'
 import { Follow, type FollowEnd, type FollowSettings } from '@millisky/server/follow'
@@ -7,14 +7,16 @@ import { createHttp, listen } from '@millisky/server/http'
 import type { Recovered } from '@millisky/server/log/segment-recovery'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
 import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
+import { startTelemetry } from '@millisky/server/telemetry'
 import { createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
 import { accountNumber } from '../accounts.ts'
 import { parseAddress } from '../address.ts'
+import { ADMIN_METHODS } from '../api/admin-audit.ts'
 import { adminGuard } from '../api/admin-auth.ts'
-import { shownConsumer } from '../api/admin-consumers.ts'
+import { addConsumerMethods, shownConsumer } from '../api/admin-consumers.ts'
 import { SUBSCRIBE_PATH } from '../api/sync.ts'
 import { clientAddress } from '../client-address.ts'
 import type { RelaySettings } from '../config.ts'
@@ -64,6 +66,8 @@ interface Link {
 export async function openStage(parts: StageParts): Promise<Stage> {
   const { settings, log, now, userAgent, upstream } = parts
   const metrics = createMetrics({ process: true })
+  const about = { name: 'millisky-relay', version: parts.version, metrics: () => metrics, log, now }
+  const telemetry = await startTelemetry(settings, about)
   const events = await openSegmentLog(settings.persistDir, {
     withSeq,
     recover,
@@ -81,12 +85,15 @@ export async function openStage(parts: StageParts): Promise<Stage> {
     metrics,
     product: userAgent,
     trustProxy: settings.trustProxy,
-    cors: path => !path.startsWith('/admin') && path !== '/metrics',
+    trace: telemetry.trace,
+    cors: path => !path.startsWith('/admin') && !path.startsWith(ADMIN_METHODS) && path !== '/metrics',
   })
   const passed = passOn(parts.fetcher, upstream)
-  new Xrpc(http, { log, fallback: (request, _reply, nsid) => passed(request, nsid) })
+  const xrpc = new Xrpc(http, { log, fallback: (request, _reply, nsid) => passed(request, nsid) })
+  const guard = adminGuard(settings.adminPasswords ?? [])
+  addConsumerMethods(xrpc, { subscription, guard, kick: id => kick(subscription, id) })
   addPages(http, parts, link)
-  addAdmin(http, parts, subscription, metrics)
+  addAdmin(http, guard, subscription, metrics)
   const scraped = settings.metricsBind === undefined ? null : createHttp({ log, product: userAgent, cors: () => false })
   scraped?.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()))
   subscription.attach(http.server, SUBSCRIBE_PATH)
@@ -114,6 +121,7 @@ export async function openStage(parts: StageParts): Promise<Stage> {
       await link.follow?.stop()
       await subscription.close()
       await Promise.all([http.close(), scraped?.close()])
+      await telemetry.close()
       await events.close()
     },
   }
@@ -214,15 +222,20 @@ function addPages(http: FastifyInstance, { upstream, version, resets, now }: Sta
   }
 }
 
-function addAdmin(http: FastifyInstance, parts: StageParts, subscription: Subscription, metrics: Metrics): void {
-  const guard = adminGuard(parts.settings.adminPasswords ?? [])
+function kick(subscription: Subscription, id: number): void {
+  if (!subscription.kick(id)) throw new Refused('ConsumerNotFound', 'no such consumer', 404)
+}
+
+type Guard = ReturnType<typeof adminGuard>
+
+function addAdmin(http: FastifyInstance, guard: Guard, subscription: Subscription, metrics: Metrics): void {
   void http.register(async admin => {
     admin.addHook('onRequest', async request => void guard(request))
     admin.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()))
     admin.get('/admin/consumers/list', () => subscription.list().map(shownConsumer))
-    admin.post<{ Querystring: { id?: string } }>('/admin/consumers/kick', ({ query }, reply) => {
-      if (subscription.kick(Number(query.id))) return { success: 'true' }
-      return reply.code(404).send({ error: 'no consumer of that id' })
+    admin.post<{ Querystring: { id?: string } }>('/admin/consumers/kick', ({ query }) => {
+      kick(subscription, Number(query.id))
+      return { success: 'true' }
     })
   })
 }
