@@ -78,7 +78,7 @@ export async function fill({ agent }: Mover): Promise<void> {
     await agent.post({ text: 'a picture', embed: embed as never })
   }
   const { uri, cid } = await agent.post({ text: 'liked by its author' })
-  for (let i = 0; i < 40; i++) await agent.post({ text: `post ${i}` })
+  for (let i = 0; i < 12; i++) await agent.post({ text: `post ${i}` })
   await agent.deleteLike((await agent.like(uri, cid)).uri)
   await agent.like(uri, cid)
   await agent.app.bsky.actor.putPreferences({ preferences: PREFERENCES })

@@ -9,7 +9,7 @@ import { AtpAgent } from '@atproto/api'
 import { startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork } from '../../packages/pds/src/testing-network.ts'
 import { verifyingConsumer } from './consumers.ts'
-import { newPlace, ourDaemon, signUp } from './migration.ts'
+import { newPlace, ourDaemon } from './migration.ts'
 import { Process, until } from './network.ts'
 
 interface Ran {
@@ -98,29 +98,4 @@ test('owners sign what their DIDs say; the server signs commits', async t => {
   const stranger = await file('stranger.key', await millisky('key', 'generate', '--curve', 'p256'))
   const wrong = await run(env, ['key', 'sign-plc', unsigned, '--key-file', stranger, '--curve', 'p256'])
   assert.deepEqual([wrong.code, /none of the operation's rotation keys/.test(wrong.err)], [1, true])
-  assert.equal((await run(env, ['key', 'sign-plc', unsigned, '--key-file', unsigned])).code, 1, 'no key at all')
-})
-
-test('a server with a rotation key changes a signing key by one command', async t => {
-  const folder = await mkdtemp(join(tmpdir(), 'millisky-keys-'))
-  t.after(() => rm(folder, { recursive: true, force: true }))
-  const { plc } = await startNetwork(t as never)
-  const mailbox = await startMailbox(t as never)
-  const place = await newPlace('pds')
-  const pds = ourDaemon(place, plc.url, mailbox, folder)
-  await pds.start()
-  t.after(() => pds.stop())
-  const { agent } = await signUp(place, 'bob')
-  const did = agent.assertDid as `did:plc:${string}`
-  const before = plc.directory.data(did as never).verificationMethods.atproto
-  const consumer = verifyingConsumer(place.url, plc.url, 0)
-  t.after(() => consumer.close())
-  const env = { MILLISKY_PDS: place.url, PDS_ADMIN_PASSWORD: 'admin-of-tests' }
-  const { code, out, err } = await run(env, ['account', 'rotate-key', did, '--json'])
-  assert.equal(code, 0, err)
-  const after = plc.directory.data(did as never).verificationMethods.atproto
-  assert.deepEqual(JSON.parse(out), { did, signingKey: after })
-  assert.notEqual(after, before)
-  const { uri } = await agent.post({ text: 'signed with the second key' })
-  await until('the post', () => consumer.events.some(event => event.event === 'create' && event.uri.toString() === uri))
 })
