@@ -82,7 +82,8 @@ export async function signUps(side: Side): Promise<Someone> {
   await create('bad recovery key', { ...good('bob.test'), recoveryKey: 'did:key:nonsense' })
   await create('somebody else', { ...good('bob.test'), did: 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa' })
   await create('a did:web', { ...good('bob.test'), did: 'did:web:bob.example' })
-  await create('without password', { handle: 'nopass.test', email: 'nopass@example.com' })
+  const free = await create('without password', { handle: 'nopass.test', email: 'nopass@example.com' })
+  side.name(free.json.did, '<nopass>')
   return { name: 'ann', handle: 'ann.test', email: 'ann@example.com', password: 'ann-password', ...json }
 }
 

@@ -4,6 +4,8 @@ import { test } from 'node:test'
 import { isDeepStrictEqual } from 'node:util'
 import { startOurs, startReference } from './reference.ts'
 import * as accounts from './reference-accounts.ts'
+import { referenceFolder, withoutReference } from './reference-daemon.ts'
+import { events } from './reference-events.ts'
 import { intended } from './reference-intended.ts'
 import { askAll } from './reference-matrix.ts'
 import * as records from './reference-records.ts'
@@ -11,8 +13,8 @@ import * as services from './reference-services.ts'
 import { ADMIN, type Said, Side } from './reference-side.ts'
 import * as states from './reference-states.ts'
 
-const folder = process.env.MILLISKY_REFERENCE_PDS
-const skip = folder ? false : 'MILLISKY_REFERENCE_PDS names no folder in which @atproto/pds is installed'
+const folder = referenceFolder
+const skip = withoutReference
 
 export async function runAll(side: Side): Promise<void> {
   await accounts.plainPages(side)
@@ -28,6 +30,7 @@ export async function runAll(side: Side): Promise<void> {
   await services.serviceTokens(side)
   await services.proxying(side)
   await records.preferences(side)
+  await events(side)
 }
 
 export async function runMatrix(side: Side): Promise<void> {

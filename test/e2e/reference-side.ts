@@ -76,6 +76,11 @@ export class Side {
     this.#names.set(value, name)
   }
 
+  /** The name written for a value, or the value. */
+  nameOf(value: string): string {
+    return this.#names.get(value) ?? value
+  }
+
   /** Asks without keeping. */
   async ask(method: string, { verb, params = {}, body, auth, headers = {} }: Ask = {}): Promise<Reply> {
     const search = new URLSearchParams()

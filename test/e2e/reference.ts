@@ -42,9 +42,20 @@ async function startAround(t: Cleanup): Promise<Omit<Server, 'url'> & Around> {
   const plcUrl = plc.url.replace('127.0.0.1', 'localhost')
   const mailbox = await startMailbox(t as never)
   const appView = await startStandIn(t as never, { atproto_labeler: 'AtprotoLabeler' })
-  appView.answer = ({ path, method, token }, response) => {
+  appView.answer = ({ path, method, token, body }, response) => {
     if (path.includes('com.example.broken')) return json(response, { error: 'Oops', message: 'broken' }, {}, 500)
     if (path.includes('com.example.refuses')) return json(response, { error: 'NotToday', message: 'no' }, {}, 418)
+    if (path.includes('createReport')) {
+      const { reasonType, subject } = JSON.parse(body.toString())
+      const report = {
+        id: 1,
+        reasonType,
+        subject,
+        reportedBy: token!.payload.iss,
+        createdAt: '2026-08-20T12:00:00.000Z',
+      }
+      return json(response, report)
+    }
     json(
       response,
       { path: path.split('?')[0], method, lxm: token?.payload.lxm ?? null },
