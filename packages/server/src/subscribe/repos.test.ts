@@ -252,3 +252,10 @@ test('a consumer of another form that takes nothing is too slow like any other',
   const { code } = await slow.closed
   assert.ok(code === 1008 || code === 1006, `${code}`)
 })
+
+test('a message that would swell is not unpacked', async t => {
+  const stage = await start(t)
+  const client = await stage.client(`${REPOS_PATH}?compress=true`, { perMessageDeflate: { threshold: 0 } })
+  client.socket.send(Buffer.alloc(10_000_000))
+  assert.equal((await client.closed).code, 1009)
+})
