@@ -46,6 +46,8 @@ export class Checkpoints {
   readonly #memory = Buffer.allocUnsafeSlow(READ_BYTES)
   #running: Promise<number> | null = null
   #closed = false
+  /** Last seq that is signed, as far as it was looked; 0 before the first run. */
+  last = 0
 
   constructor(parts: CheckpointsParts) {
     this.#parts = parts
@@ -101,6 +103,7 @@ export class Checkpoints {
   async #make(): Promise<boolean> {
     const { log, store, now } = this.#parts
     const before = await store.latest()
+    this.last = before?.last ?? 0
     // What was gone before it could be signed leaves a hole that shows.
     const after = Math.max(before?.last ?? 0, log.oldest - 1)
     if (log.head <= after) return false

@@ -42,6 +42,7 @@ import { Lookup } from './lookups.ts'
 import {
   observeAppends,
   observeBytes,
+  observeCheckpoints,
   observeDelays,
   observeDirectory,
   observeEnds,
@@ -464,9 +465,11 @@ function serve(ground: Ground, serving: Serving) {
   return http
 }
 
-function createCheckpoints({ settings, events, store, now }: Ground): Checkpoints {
+function createCheckpoints({ settings, events, store, now, metrics }: Ground): Checkpoints {
   const folder = join(settings.persistDir, 'checkpoints')
-  return new Checkpoints({ log: events, store: store.checkpoints, folder, now })
+  const checkpoints = new Checkpoints({ log: events, store: store.checkpoints, folder, now })
+  observeCheckpoints(metrics, checkpoints)
+  return checkpoints
 }
 
 /** Metrics alone, on an address that is not public. */

@@ -92,6 +92,13 @@ export function observeEnds(metrics: Metrics, trace?: Trace): (hostname: string,
   }
 }
 
+/** Tells how far the log is signed. */
+export function observeCheckpoints(metrics: Metrics, checkpoints: { readonly last: number }): void {
+  metrics.gauge('relay_checkpoint_seq', 'Last seq of the log that is signed; 0 until it was looked.', {
+    collect: gauge => gauge.set({}, checkpoints.last),
+  })
+}
+
 /** Counts what the directory of collections learns. */
 export function observeDirectory(metrics: Metrics): DirectoryObserver {
   const changes = metrics.counter('relay_directory_changes_total', 'Collections of accounts that came or went.', {
