@@ -68,30 +68,34 @@ function exitOverridden(command: Command): Command {
   return command.exitOverride()
 }
 
-/** Administration, by the methods of a running server, and tools. */
-async function adminCommands(): Promise<Command[]> {
-  const [
-    { accountCommand, inviteCommand, requestCrawlCommand },
-    { hostCommand },
-    relay,
-    { relayLogCommand },
-    { keyCommand },
-  ] = await Promise.all([
-    import('./pds-admin.ts'),
-    import('./host-command.ts'),
-    import('./relay-admin.ts'),
-    import('./relay-log.ts'),
-    import('./key.ts'),
-  ])
-  const ofRelay = [
-    hostCommand(),
-    relay.consumerCommand(),
-    relay.domainCommand(),
-    relay.auditCommand(),
-    relay.outboxCommand(),
-    relayLogCommand(),
-  ]
-  return [accountCommand(), inviteCommand(), requestCrawlCommand(), ...ofRelay, keyCommand()]
+/** Administration, by the methods of a running server, and tools; each with the names of its commands. */
+const GROUPS: readonly { names: readonly string[]; load: () => Promise<Command[]> }[] = [
+  {
+    names: ['account', 'invite', 'request-crawl'],
+    async load() {
+      const { accountCommand, inviteCommand, requestCrawlCommand } = await import('./pds-admin.ts')
+      return [accountCommand(), inviteCommand(), requestCrawlCommand()]
+    },
+  },
+  { names: ['host'], load: async () => [(await import('./host-command.ts')).hostCommand()] },
+  {
+    names: ['consumer', 'domain', 'audit', 'outbox'],
+    async load() {
+      const { consumerCommand, domainCommand, auditCommand, outboxCommand } = await import('./relay-admin.ts')
+      return [consumerCommand(), domainCommand(), auditCommand(), outboxCommand()]
+    },
+  },
+  { names: ['relay-log'], load: async () => [(await import('./relay-log.ts')).relayLogCommand()] },
+  { names: ['key'], load: async () => [(await import('./key.ts')).keyCommand()] },
+]
+const ALONE: readonly (string | undefined)[] = ['dev', 'plc', 'pds', 'relay']
+
+/** Those that a call is about: one group, none for a daemon, or all, to be listed. */
+async function adminCommands(name: string | undefined): Promise<Command[]> {
+  if (ALONE.includes(name)) return []
+  const named = GROUPS.filter(({ names }) => name !== undefined && names.includes(name))
+  const groups = await Promise.all((named.length > 0 ? named : GROUPS).map(({ load }) => load()))
+  return groups.flat()
 }
 
 export async function main(argv: string[]): Promise<void> {
@@ -109,7 +113,7 @@ export async function main(argv: string[]): Promise<void> {
     .addCommand(daemonCommand('plc', 'a did:plc directory').exitOverride().passThroughOptions())
     .addCommand(pds)
     .addCommand(daemonCommand('relay', 'a Relay').exitOverride().passThroughOptions())
-  for (const command of await adminCommands()) program.addCommand(exitOverridden(command))
+  for (const command of await adminCommands(argv[2])) program.addCommand(exitOverridden(command))
   if (argv.length <= 2) {
     program.outputHelp({ error: true })
     process.exit(EXIT_USAGE)
