@@ -413,7 +413,13 @@ test('the operator sees consumers and can disconnect one', async () => {
   assert.equal(subscription.kick(999), false)
   await eventually(() => subscription.list().length === 1, 'the other stays')
   await other.until(3)
-  assert.deepEqual(subscription.totals(), { consumers: 1, events: 6, bytes: 2 * (info?.bytes ?? 0), lagMax: 0 })
+  assert.deepEqual(subscription.totals(), {
+    consumers: 1,
+    forms: { cbor: 1, json: 0, jetstream: 0 },
+    events: 6,
+    bytes: 2 * (info?.bytes ?? 0),
+    lagMax: 0,
+  })
 })
 
 test('what happens is counted', async () => {
@@ -431,6 +437,9 @@ test('what happens is counted', async () => {
     const text = await metrics.text()
     for (const line of [
       'subscribe_consumers 1',
+      'subscribe_forms{form="cbor"} 1',
+      'subscribe_forms{form="json"} 0',
+      'subscribe_forms{form="jetstream"} 0',
       'subscribe_lag_max 0',
       'subscribe_events_sent_total 3',
       'subscribe_ends_total{why="future-cursor"} 1',

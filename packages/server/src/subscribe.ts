@@ -20,7 +20,7 @@ import type { Batch, Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
 import { entriesOf } from './subscribe/digest.ts'
 import type { Deal, Endpoint, Form } from './subscribe/form.ts'
-import { countStream, type SubscribeTotals } from './subscribe/metrics.ts'
+import { countStream, FORM_KINDS, type SubscribeTotals } from './subscribe/metrics.ts'
 import { Pace } from './subscribe/pace.ts'
 import { type Extras, NO_EXTRAS, ReposEndpoint } from './subscribe/repos.ts'
 import { Tail } from './subscribe/tail.ts'
@@ -179,12 +179,14 @@ export class Subscription {
 
   totals(): SubscribeTotals {
     let [events, bytes, lagMax] = [this.#eventsBefore, this.#bytesBefore, 0]
+    const forms = { cbor: 0, json: 0, jetstream: 0 }
     for (const consumer of this.#consumers.values()) {
+      forms[FORM_KINDS.find(kind => consumer.form?.name.startsWith(kind)) ?? 'cbor']++
       events += consumer.events
       bytes += consumer.bytes
       lagMax = Math.max(lagMax, this.#log.head - consumer.cursor)
     }
-    return { consumers: this.#consumers.size, events, bytes, lagMax }
+    return { consumers: this.#consumers.size, forms, events, bytes, lagMax }
   }
 
   /** Disconnects a consumer; false when there is none of that id. It may connect again. */

@@ -1,9 +1,14 @@
 import type { Metrics } from '../trace.ts'
 import { CONSUMER_ENDS, type ConsumerEnd } from './consumer.ts'
 
+/** Kinds of forms, as the names of forms begin. */
+export const FORM_KINDS = ['cbor', 'json', 'jetstream'] as const
+export type FormKind = (typeof FORM_KINDS)[number]
+
 /** Sums over all consumers there have been; `lagMax` is that of the consumer furthest behind now. */
 export interface SubscribeTotals {
   consumers: number
+  forms: Record<FormKind, number>
   events: number
   bytes: number
   lagMax: number
@@ -17,11 +22,15 @@ export function countStream(metrics: Metrics, totals: () => SubscribeTotals) {
     collect: () => {
       const now = totals()
       consumers.set({}, now.consumers)
+      for (const form of FORM_KINDS) forms.set({ form }, now.forms[form])
       lag.set({}, now.lagMax)
       events.inc({}, now.events - told.events)
       bytes.inc({}, now.bytes - told.bytes)
       Object.assign(told, { events: now.events, bytes: now.bytes })
     },
+  })
+  const forms = metrics.gauge('subscribe_forms', 'Consumers, by how events are put for them.', {
+    labels: { form: FORM_KINDS },
   })
   const lag = metrics.gauge('subscribe_lag_max', 'Events that the consumer furthest behind has yet to get.')
   const events = metrics.counter('subscribe_events_sent_total', 'Events sent, to all consumers together.')
