@@ -228,7 +228,7 @@ export interface CommitSketch {
  * @throws Malformed when it stumbles over bytes that are no frame.
  */
 export function sketchCommit(frame: Uint8Array): CommitSketch | null {
-  if (peek(frame).t !== '#commit') return null
+  if (typeOf(frame) !== '#commit') return null
   const sketch: CommitSketch = { put: [], deleted: [], prevData: null, hasSince: false, blocks: new Uint8Array(0) }
   const body = readHead(frame, skip(frame, 0))
   let at = body.next
@@ -243,6 +243,18 @@ export function sketchCommit(frame: Uint8Array): CommitSketch | null {
     at = skip(frame, value)
   }
   return sketch
+}
+
+/** The type in the header, whatever the `op`. */
+function typeOf(frame: Uint8Array): string | null {
+  const header = readHead(frame, 0)
+  let at = header.next
+  for (let i = 0; header.major === 5 && i < header.value; i++) {
+    const value = skip(frame, at)
+    if (nameIs(frame, at, 't')) return readText(frame, value)
+    at = skip(frame, value)
+  }
+  return null
 }
 
 function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSketch): void {

@@ -20,7 +20,7 @@ export function assertOwner(folder: string, upstream: string | null): void {
   }
   if (upstream === null || known !== null) return
   mkdirSync(folder, { recursive: true })
-  writeFileSync(path, `${JSON.stringify({ upstream })}\n`)
+  writeFileSync(path, `${JSON.stringify({ upstream })}\n`, { flush: true })
 }
 
 /** What to keep when the log is begun anew. */
