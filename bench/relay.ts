@@ -1,6 +1,8 @@
 // The Relay end to end: a host (another process) sends signed K-256 #commits of about 5 kB of many accounts through a real
 // socket, the Relay verifies them strictly, logs them and sends them to one consumer (another process). What counts is the
-// CPU time of all threads of the Relay's process. The rival is the bare signature check, the part nobody can leave out.
+// CPU time of all threads of the Relay's process. The rivals are the bare signature check, the part nobody can leave out, and
+// the reference's consumer, which checks less, logs nothing and sends nothing on. Then the same at a steady rate, for the time
+// from the host's write to the consumer's receipt.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -11,21 +13,29 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import type { IdResolver } from '@atproto/identity'
 import { Blocks } from '@millisky/core/blocks'
-import { commitEvent, encodeFrame, withSeq } from '@millisky/core/event'
+import { commitEvent, decodeFrame, encodeFrame, withSeq } from '@millisky/core/event'
 import { Tree } from '@millisky/core/mst/tree'
 import { apply, type Head } from '@millisky/core/repo'
 import type { Datetime } from '@millisky/core/syntax'
 import { create, testDid, testKey, testRecord } from '@millisky/core/testing-repos'
 import { encodeTid } from '@millisky/core/tid'
-import { toWireBatch } from '@millisky/server/log/frame-wire'
+import { toWire, toWireBatch } from '@millisky/server/log/frame-wire'
 import { WebSocketServer } from 'ws'
 import { compare, type Measured, machine, printTable } from './measure.ts'
 
 const ACCOUNTS = 500
 const RECORDS = 1_000
-const WARM_UP = 8
-const MEASURED = 40
+/** Rounds of one commit of each account. What it takes until everything is compiled is not measured. */
+const WARM_UP = 16
+const MEASURED = 56
+const PACED_WARM_UP = 8
+const PACED = 24
+const PEER = 1
+/** Events per second when time counts. */
+const RATE = 2_000
+const RUNS = 2
 const TIME = new Date().toISOString() as Datetime
 const START = Date.now() - 1e9
 const self = fileURLToPath(import.meta.url)
@@ -82,7 +92,8 @@ class Writer {
   }
 }
 
-async function runHost(): Promise<void> {
+/** Sends the first or the second part of what it has, when told so: `paced` at {@link RATE}, else as fast as it is taken. */
+async function runHost(purpose: string): Promise<void> {
   const writers = new Map<string, Writer>()
   for (let n = 0; n < ACCOUNTS; n++) {
     const writer = new Writer(n)
@@ -94,10 +105,11 @@ async function runHost(): Promise<void> {
     const frames: Uint8Array[] = []
     for (let i = 0; i < rounds; i++) for (const writer of writers.values()) frames.push(withSeq(writer.next(), ++seq))
     bytes += frames.reduce((sum, frame) => sum + frame.length, 0)
-    return toWireBatch(frames).wire
+    return frames
   }
-  const warmUp = round(WARM_UP)
-  const measured = round(MEASURED)
+  const isPaced = purpose === 'paced'
+  const batches = purpose === 'peer' ? [PEER, PEER] : isPaced ? [PACED_WARM_UP, PACED] : [WARM_UP, MEASURED]
+  const [warmUp, measured] = batches.map(round) as [Uint8Array[], Uint8Array[]]
   let socket: Duplex | null = null
   const server = createServer((request, reply) => {
     const did = decodeURIComponent(request.url!.slice(1))
@@ -114,13 +126,36 @@ async function runHost(): Promise<void> {
       process.send!({ connected: true })
     })
   })
-  const send = async (wire: Uint8Array) => {
-    for (let at = 0; at < wire.length; at += 262_144) {
-      if (!socket!.write(wire.subarray(at, at + 262_144))) await once(socket!, 'drain')
+  const send = async (frames: Uint8Array[]) => {
+    if (isPaced) process.send!({ sent: await sendPaced(socket!, frames) })
+    else {
+      const { wire } = toWireBatch(frames)
+      for (let at = 0; at < wire.length; at += 262_144) {
+        if (!socket!.write(wire.subarray(at, at + 262_144))) await once(socket!, 'drain')
+      }
     }
   }
   process.on('message', (message: string) => void send(message === 'warm-up' ? warmUp : measured))
   process.send!({ url, frameBytes: Math.round(bytes / seq) })
+}
+
+/** A clock that processes share, in milliseconds. */
+const clock = () => Number(process.hrtime.bigint()) / 1e6
+
+/** What tells events apart: the accounts' revs are all different. */
+const nameOf = (frame: Uint8Array) => decodeFrame(frame).body.rev as string
+
+/** Writes frame by frame at {@link RATE}; gives when each was written. */
+async function sendPaced(socket: Duplex, frames: Uint8Array[]): Promise<[rev: string, at: number][]> {
+  const sent: [string, number][] = []
+  const since = clock()
+  for (const frame of frames) {
+    const due = since + (sent.length / RATE) * 1_000
+    while (clock() < due) await wait(1)
+    sent.push([nameOf(frame), clock()])
+    socket.write(toWire(frame))
+  }
+  return sent
 }
 
 // The Relay, and a consumer
@@ -163,11 +198,37 @@ async function runConsumer(relay: string, goals: number[]): Promise<void> {
     skipUTF8Validation: true,
   })
   let count = 0
-  socket.on('message', () => {
-    if (++count === goals[0]) process.send!({ reached: goals.shift() })
+  const isPaced = goals.length === 1
+  const seen: { at: number; frame: Uint8Array }[] = []
+  socket.on('message', (frame: Buffer) => {
+    if (isPaced) seen.push({ at: clock(), frame })
+    if (++count !== goals[0]) return
+    process.send!({ reached: goals.shift(), seen: seen.map(({ at, frame }) => [nameOf(frame), at]) })
   })
   await once(socket, 'open')
   process.send!({ open: true })
+}
+
+/** The reference's consumer: signature, proofs of the operations, records; keys are at hand. */
+async function runPeer(host: string, goals: number[]): Promise<void> {
+  const { Firehose } = await import('@atproto/sync')
+  const keys = new Map(Array.from({ length: ACCOUNTS }, (_, n) => [testDid(n) as string, testKey(n).publicKey.didKey]))
+  let count = 0
+  let mark = process.cpuUsage()
+  const firehose = new Firehose({
+    service: host.replace('http', 'ws'),
+    // Its own resolver refuses addresses of this machine.
+    idResolver: { did: { resolveAtprotoKey: async (did: string) => keys.get(did)! } } as unknown as IdResolver,
+    onError: error => process.send!({ error: `${error}: ${error.cause}` }),
+    handleEvent: () => {
+      if (++count !== goals[0]) return
+      goals.shift()
+      const { user, system } = process.cpuUsage(mark)
+      process.send!({ cpuMicros: user + system })
+      mark = process.cpuUsage()
+    },
+  })
+  void firehose.start()
 }
 
 // The measurement
@@ -229,49 +290,16 @@ async function bareVerify(): Promise<Measured> {
   return measured!
 }
 
-async function ingest(
-  workers: string,
-): Promise<{ perCpuSecond: number; wallPerSecond: number; rss: number; frameBytes: number }> {
+/** Starts processes for `work` and ends them after it. */
+async function staged<T>(work: (start: (...args: string[]) => Child, folder: string) => Promise<T>): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), 'millisky-bench-'))
   const children: Child[] = []
-  const start = (...args: string[]) => {
-    const child = new Child(...args)
-    children.push(child)
-    return child
-  }
   try {
-    const host = start('host')
-    const { url: hostUrl, frameBytes } = (await host.next()) as { url: string; frameBytes: number }
-    const relay = start('relay', folder, hostUrl, workers)
-    const { url } = (await relay.next()) as { url: string }
-    const goals = [ACCOUNTS * WARM_UP, ACCOUNTS * (WARM_UP + MEASURED)]
-    const consumer = start('consumer', url, ...goals.map(String))
-    await consumer.next()
-    const reply = await fetch(`${url}/xrpc/com.atproto.sync.requestCrawl`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ hostname: new URL(hostUrl).host }),
-    })
-    if (!reply.ok) throw new Error(await reply.text())
-    await host.next()
-    host.process.send('warm-up')
-    await consumer.next(60_000).catch(async error => {
-      throw new Error(`${error}: ${JSON.stringify(await relay.ask('usage'))}`)
-    })
-    await wait(500)
-    const before = (await relay.ask('usage')) as { cpuMicros: number }
-    const beganAt = performance.now()
-    host.process.send('measured')
-    await consumer.next()
-    const seconds = (performance.now() - beganAt) / 1000
-    const after = (await relay.ask('usage')) as { cpuMicros: number; rss: number }
-    const events = ACCOUNTS * MEASURED
-    return {
-      perCpuSecond: (events / (after.cpuMicros - before.cpuMicros)) * 1e6,
-      wallPerSecond: events / seconds,
-      rss: after.rss,
-      frameBytes,
-    }
+    return await work((...args) => {
+      const child = new Child(...args)
+      children.push(child)
+      return child
+    }, folder)
   } finally {
     for (const child of children) {
       if (child.process.exitCode === null) {
@@ -283,29 +311,141 @@ async function ingest(
   }
 }
 
+interface Chain {
+  host: Child
+  relay: Child
+  consumer: Child
+  frameBytes: number
+}
+
+/** A host, a Relay that follows it and a consumer of that, ready to go. */
+async function chain(
+  start: (...args: string[]) => Child,
+  { folder, workers, purpose, goals }: { folder: string; workers: string; purpose: string; goals: number[] },
+): Promise<Chain> {
+  const host = start('host', purpose)
+  const { url: hostUrl, frameBytes } = (await host.next()) as { url: string; frameBytes: number }
+  const relay = start('relay', folder, hostUrl, workers)
+  const { url } = (await relay.next()) as { url: string }
+  const consumer = start('consumer', url, ...goals.map(String))
+  await consumer.next()
+  const reply = await fetch(`${url}/xrpc/com.atproto.sync.requestCrawl`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ hostname: new URL(hostUrl).host }),
+  })
+  if (!reply.ok) throw new Error(await reply.text())
+  await host.next()
+  return { host, relay, consumer, frameBytes }
+}
+
+interface Usage {
+  cpuMicros: number
+  rss: number
+}
+
+/** As fast as it goes. */
+const ingest = (workers: string) =>
+  staged(async (start, folder) => {
+    const goals = [ACCOUNTS * WARM_UP, ACCOUNTS * (WARM_UP + MEASURED)]
+    const { host, relay, consumer, frameBytes } = await chain(start, { folder, workers, purpose: 'fast', goals })
+    const usage = async () => (await relay.ask('usage')) as unknown as Usage
+    host.process.send('warm-up')
+    await consumer.next(60_000).catch(async error => {
+      throw new Error(`${error}: ${JSON.stringify(await usage())}`)
+    })
+    await wait(500)
+    const before = await usage()
+    const beganAt = performance.now()
+    host.process.send('measured')
+    await consumer.next()
+    const seconds = (performance.now() - beganAt) / 1000
+    const after = await usage()
+    const events = ACCOUNTS * MEASURED
+    return {
+      perCpuSecond: (events / (after.cpuMicros - before.cpuMicros)) * 1e6,
+      wallPerSecond: events / seconds,
+      rss: after.rss,
+      frameBytes,
+    }
+  })
+
+/** At a steady rate: milliseconds from write to receipt of each event in order, and the cores that the Relay used. */
+const paced = (workers: string) =>
+  staged(async (start, folder) => {
+    const goals = [ACCOUNTS * (PACED_WARM_UP + PACED)]
+    const { host, relay, consumer } = await chain(start, { folder, workers, purpose: 'paced', goals })
+    await host.ask('warm-up')
+    await wait(500)
+    const before = (await relay.ask('usage')) as unknown as Usage
+    const { sent } = (await host.ask('measured')) as { sent: [string, number][] }
+    const { seen } = (await consumer.next()) as { seen: [string, number][] }
+    const after = (await relay.ask('usage')) as unknown as Usage
+    const seenAt = new Map(seen)
+    const times = sent.map(([rev, at]) => seenAt.get(rev)! - at).sort((a, b) => a - b)
+    return { times, cores: (after.cpuMicros - before.cpuMicros) / 1e6 / (sent.length / RATE) }
+  })
+
+const peer = () =>
+  staged(async start => {
+    const host = start('host', 'peer')
+    const { url } = (await host.next()) as { url: string }
+    const rival = start('peer', url, ...[1, 2].map(n => String(n * PEER * ACCOUNTS)))
+    await host.next()
+    host.process.send('warm-up')
+    await rival.next()
+    host.process.send('measured')
+    const { cpuMicros, error } = (await rival.next()) as { cpuMicros: number; error?: string }
+    if (error !== undefined) throw new Error(error)
+    return (PEER * ACCOUNTS * 1e6) / cpuMicros
+  })
+
+function measured(name: string, rates: readonly number[]): Measured {
+  const sorted = rates.toSorted((a, b) => a - b)
+  const middle = (sorted[sorted.length >> 1]! + sorted[(sorted.length - 1) >> 1]!) / 2
+  return { name, opsPerCpuSecond: middle, low: sorted[0]!, high: sorted.at(-1)! }
+}
+
 export async function run(report: (title: string, rows: Measured[], unit?: string) => void): Promise<void> {
-  const rows: Measured[] = []
-  const bareBefore = await bareVerify()
+  const kinds = [
+    { workers: '1', name: 'relay, 1 worker', rates: [] as number[] },
+    { workers: '0', name: 'relay, in process', rates: [] as number[] },
+  ]
+  const bare: number[] = []
   let frameBytes = 0
-  for (const workers of ['1', '0']) {
-    const result = await ingest(workers)
-    frameBytes = result.frameBytes
-    const rate = result.perCpuSecond
-    const name = `relay, ${workers === '0' ? 'in process' : `${workers} worker`} (${Math.round(result.wallPerSecond)}/s, ${Math.round(result.rss / 1e6)} MB)`
-    rows.push({ name, opsPerCpuSecond: rate, low: rate, high: rate })
+  for (let i = 0; i < RUNS; i++) {
+    for (const kind of kinds) {
+      bare.push((await bareVerify()).opsPerCpuSecond)
+      const result = await ingest(kind.workers)
+      frameBytes = result.frameBytes
+      kind.rates.push(result.perCpuSecond)
+      kind.name = `${kind.name.split(' (')[0]} (${Math.round(result.wallPerSecond)}/s, ${Math.round(result.rss / 1e6)} MB)`
+    }
   }
-  const bareAfter = await bareVerify()
-  const opsPerCpuSecond = (bareBefore.opsPerCpuSecond + bareAfter.opsPerCpuSecond) / 2
-  const low = Math.min(bareBefore.low, bareAfter.low)
-  const high = Math.max(bareBefore.high, bareAfter.high)
-  rows.push({ name: 'bare K-256 signature check', opsPerCpuSecond, low, high })
+  const rows = kinds.map(({ name, rates }) => measured(name, rates))
+  rows.push(
+    measured('bare K-256 signature check', bare),
+    measured('@atproto/sync Firehose, which only reads', [await peer()]),
+  )
   report(`Relay: socket to log to one consumer, strict, #commits of ${frameBytes} bytes`, rows, 'events/CPU-s')
+  for (const workers of ['1', '0']) {
+    const { times, cores } = await paced(workers)
+    const at = (part: number) => times[Math.floor(part * (times.length - 1))]!
+    const kind = workers === '0' ? 'in process' : `${workers} worker`
+    const title = `Relay at ${RATE} events/s, ${kind}: from a host's write to a consumer's receipt, the median [the first of a hundred - the last]`
+    report(
+      title,
+      [{ name: `with ${cores.toFixed(2)} cores`, opsPerCpuSecond: at(0.5), low: at(0.01), high: at(0.99) }],
+      'ms',
+    )
+  }
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const [, , role, ...args] = process.argv
-  if (role === 'host') await runHost()
+  if (role === 'host') await runHost(args[0]!)
   else if (role === 'relay') await runRelay(args[0]!, args[1]!, args[2] ?? '')
+  else if (role === 'peer') await runPeer(args[0]!, args.slice(1).map(Number))
   else if (role === 'consumer') await runConsumer(args[0]!, args.slice(1).map(Number))
   else {
     console.log(machine())

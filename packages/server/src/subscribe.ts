@@ -35,8 +35,8 @@ export interface SubscribeSettings {
   /** Consumers at a time from one IPv4 address or IPv6 /64 network; default 200. */
   consumersPerAddressMax: number
   /**
-   * While events keep coming they are sent at most this often, up to five times more rarely with very many consumers;
-   * the first one after a pause goes at once. Default 5.
+   * While events keep coming they are sent at most this often, and more rarely with many consumers, up to every 25 ms;
+   * the first one after a pause goes at once. Default 1.
    */
   coalesceMs: number
   /** Read from the log at a time; default 256 KiB. A single longer event is still sent. */
@@ -54,7 +54,7 @@ export interface SubscribeSettings {
 export const SUBSCRIBE_DEFAULTS: Readonly<SubscribeSettings> = {
   consumersMax: 2_000,
   consumersPerAddressMax: 200,
-  coalesceMs: 5,
+  coalesceMs: 1,
   batchBytes: 256 * 1024,
   stallMs: 60_000,
   pingMs: 25_000,

@@ -2,11 +2,14 @@ import type { Batch, Log } from '../log/log.ts'
 import type { Consumer } from './consumer.ts'
 
 /**
- * A write to a socket costs about as much as the 40 KB it might hold (measured with 1 and 8 frames of 5 KB a write). So that many consumers do not eat the processor with small
- * writes, steps are rarer the longer one takes, up to this many times `coalesceMs`.
+ * A write to a socket costs about as much as the 40 KB it might hold (measured with 1 and 8 frames of 5 KB a write). So that
+ * many consumers do not eat the processor with small writes, the pause after a step is so many times as long as the step took,
+ * but not longer than this.
  */
-const PAUSE_GROWTH_MAX = 5
 const PAUSE_PER_WORK = 8
+const PAUSE_MAX_MS = 25
+/** So many consumers are worth a copy that makes one buffer of several; for fewer it is more to do and to collect. */
+const CROWD = 4
 
 export interface TailSettings {
   coalesceMs: number
@@ -27,6 +30,8 @@ export class Tail {
   readonly #shared = new Map<number, Batch | Promise<Batch>>()
   readonly #stop = new AbortController()
   readonly #steps: Promise<void>
+  /** Consumers that were woken by the last step. */
+  #crowd = 0
   /** The head at the step before: who stands behind it is replaying and shares with nobody. */
   #before: number
 
@@ -50,7 +55,7 @@ export class Tail {
       await null
       const { coalesceMs } = this.#settings
       const workMs = performance.now() - steppedAt
-      pauseMs = Math.min(Math.max(coalesceMs, workMs * PAUSE_PER_WORK), coalesceMs * PAUSE_GROWTH_MAX)
+      pauseMs = Math.max(coalesceMs, Math.min(workMs * PAUSE_PER_WORK, PAUSE_MAX_MS))
     }
   }
 
@@ -59,6 +64,7 @@ export class Tail {
     this.#before = this.flushed
     this.flushed = this.#log.head
     this.#shared.clear()
+    this.#crowd = this.#waiting.size
     for (const consumer of this.#waiting) consumer.wake?.()
   }
 
@@ -91,7 +97,8 @@ export class Tail {
     let batch = this.#shared.get(after)
     if (batch === undefined) {
       const found = this.#log.read(after, { bytes })
-      batch = found instanceof Promise ? found.then(joined) : joined(found)
+      if (this.#crowd < CROWD) batch = found
+      else batch = found instanceof Promise ? found.then(joined) : joined(found)
       this.#shared.set(after, batch)
     }
     return batch
