@@ -144,6 +144,8 @@ interface Started {
   /** From the start of the process. */
   answersMs: number
   firstEventMs: number
+  /** CPU-seconds of all its threads until then. */
+  firstEventCpu: number
   consumer: WebSocket
   /** Events that came. */
   count: () => number
@@ -185,6 +187,7 @@ async function startRelay(folder: string, port: number): Promise<Started> {
       url,
       answersMs,
       firstEventMs: performance.now() - began,
+      firstEventCpu: cpuOf({ process: relay }),
       consumer: socket,
       count: () => count,
     }
@@ -204,7 +207,8 @@ function memoryOf({ process: { pid } }: Started): { all: number; own: number; pe
   return { all: field('VmRSS'), own: field('RssAnon'), peak: field('VmHWM') }
 }
 
-async function cpuOf({ process: { pid } }: Started): Promise<number> {
+/** CPU-seconds so far. */
+function cpuOf({ process: { pid } }: Pick<Started, 'process'>): number {
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')
   return (Number(fields[11]) + Number(fields[12])) / 100
 }
@@ -283,6 +287,7 @@ export async function run(report: (title: string, rows: Measured[], unit?: strin
     for (const how of ['first start', 'after an end in order', 'after a kill'] as const) {
       relay = await startRelay(folder, port)
       times.push(flat(`${how}: answers`, relay.answersMs), flat(`${how}: first live event`, relay.firstEventMs))
+      times.push(flat(`${how}: CPU until then`, relay.firstEventCpu * 1_000))
       const { count } = relay
       const connectedAt = performance.now()
       while ((await heard({})) < HOSTS && performance.now() - connectedAt < 20_000) await wait(50)
@@ -290,12 +295,12 @@ export async function run(report: (title: string, rows: Measured[], unit?: strin
       if (how === 'first start') {
         await settled(count)
         note('hosts idle', memoryOf(relay))
-        const before = [count(), await cpuOf(relay)] as const
+        const before = [count(), cpuOf(relay)] as const
         await heard({ speak: [HOSTS, SPEAKERS] })
         const events = (await settled(count, 5_000)) - before[0]
         report(
           'events of accounts not in memory, no signature',
-          [flat('#account', events / ((await cpuOf(relay)) - before[1]))],
+          [flat('#account', events / (cpuOf(relay) - before[1]))],
           'events/CPU-s',
         )
         note(`after ${events} accounts have spoken`, memoryOf(relay))
