@@ -57,8 +57,7 @@ export async function verifyReplay(url: string, options: VerifyOptions = {}): Pr
     altered: [],
     unsigned: [],
   }
-  const lists = await readLists(url, chain)
-  const kept = chain.slice(chain.length - lists.length)
+  const kept = chain.slice(await firstKept(url, chain))
   for (const [i, checkpoint] of kept.entries()) {
     const { key } = checkpoint
     if (keys && !keys.includes(key)) throw new Error(`the checkpoint up to ${checkpoint.last} is signed by ${key}`)
@@ -68,7 +67,7 @@ export async function verifyReplay(url: string, options: VerifyOptions = {}): Pr
   }
   if (kept.length === 0) return report
   const after = Math.max(from, kept[0]!.after)
-  await replay(url, after, lists, options, result => {
+  await replay(url, after, kept, options, result => {
     report.matched += result.matched
     for (const what of ['withheld', 'altered', 'unsigned'] as const) report[what].push(...result[what])
   })
@@ -88,38 +87,60 @@ async function readChain(client: XrpcClient, from: number): Promise<Checkpoint[]
   return chain
 }
 
-interface Listed {
-  checkpoint: Checkpoint
-  list: EventList
+/** The list of a checkpoint; null when its events are not kept any more. */
+async function readList(url: string, checkpoint: Checkpoint): Promise<EventList | null> {
+  const address = `${url.replace(/\/+$/, '')}/xrpc/net.millisky.relay.getCheckpointEvents?last=${checkpoint.last}`
+  const reply = await fetch(address, { signal: AbortSignal.timeout(30_000) })
+  if (reply.status === 404) return null
+  if (!reply.ok) throw new CallFailed(reply.status, `HTTP ${reply.status}`, (await reply.text()).slice(0, 300))
+  return new EventList(checkpoint, await reply.bytes())
 }
 
-/** The lists of the newest checkpoints, back to the first whose events are not kept any more. */
-async function readLists(url: string, chain: readonly Checkpoint[]): Promise<Listed[]> {
-  const lists: Listed[] = []
-  for (const checkpoint of chain.toReversed()) {
-    const address = `${url.replace(/\/+$/, '')}/xrpc/net.millisky.relay.getCheckpointEvents?last=${checkpoint.last}`
-    const reply = await fetch(address, { signal: AbortSignal.timeout(30_000) })
-    if (reply.status === 404) break
-    if (!reply.ok) throw new CallFailed(reply.status, `HTTP ${reply.status}`, (await reply.text()).slice(0, 300))
-    lists.unshift({ checkpoint, list: new EventList(checkpoint, await reply.bytes()) })
+/** Lists go from the oldest on, so the first that is there is found by halves. */
+async function firstKept(url: string, chain: readonly Checkpoint[]): Promise<number> {
+  let [low, high] = [0, chain.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((await readList(url, chain[middle]!)) !== null) high = middle
+    else low = middle + 1
   }
-  return lists
+  return low
 }
 
+/** Follows the stream through the checkpoints, with one list in memory at a time. */
 async function replay(
   url: string,
   from: number,
-  lists: readonly Listed[],
+  kept: readonly Checkpoint[],
   { silentMs = SILENT_MS, follow: settings = {} }: VerifyOptions,
   done: (result: Comparison) => void,
 ): Promise<void> {
   const stream = new URL(url)
   stream.protocol = stream.protocol === 'http:' ? 'ws:' : 'wss:'
   stream.pathname = '/xrpc/com.atproto.sync.subscribeRepos'
-  const rest = lists.map(({ checkpoint, list }) => ({ checkpoint, replay: new Replay(list, from) }))
   const over = Promise.withResolvers<void>()
+  const rest = [...kept]
+  let current: Replay | null = null
+  const open = async (): Promise<Replay> => {
+    const list = current ? null : await readList(url, rest[0]!)
+    if (!current && !list) throw new Error(`the list up to ${rest[0]!.last} went while it was compared`)
+    return (current ??= new Replay(list!, from))
+  }
+  const finish = async () => {
+    done((await open()).finish())
+    current = null
+    rest.shift()
+  }
   let cursor = from
   let silence = setTimeout(over.resolve, silentMs + 10_000)
+  const take = async (frame: Uint8Array) => {
+    const { seq } = peek(frame)
+    if (seq === null) return
+    cursor = seq
+    while (rest[0] && seq > rest[0].last) await finish()
+    if (rest[0] && seq > rest[0].after) (await open()).take(seq, frame)
+    if (rest[0]?.last === seq) await finish()
+  }
   const follow = new Follow({
     url: stream,
     cursor: () => cursor,
@@ -127,21 +148,16 @@ async function replay(
     userAgent: 'millisky-relay-log',
     settings,
     onOpen: () => heard(),
-    onFrames: frames => {
+    onFrames: async frames => {
+      // Fetching a list may take longer than the stream may be silent.
+      clearTimeout(silence)
+      for (const frame of frames) if (rest.length > 0) await take(frame)
       heard()
-      for (const frame of frames) {
-        const { seq } = peek(frame)
-        if (seq === null) continue
-        cursor = seq
-        while (rest[0] && seq > rest[0].checkpoint.last) done(rest.shift()!.replay.finish())
-        const first = rest[0]
-        if (first && seq > first.checkpoint.after) first.replay.take(seq, frame)
-        if (first?.checkpoint.last === seq) done(rest.shift()!.replay.finish())
-      }
       if (rest.length === 0) over.resolve()
     },
-    onEnd: ({ reason, detail, error, failures }) => {
-      if (error || failures >= FAILURES_MAX) over.reject(new Error(`${stream.host}: ${error ?? reason} ${detail}`))
+    onEnd: ({ reason, detail, error, cause, failures }) => {
+      if (reason === 'rejected') over.reject(cause)
+      else if (error || failures >= FAILURES_MAX) over.reject(new Error(`${stream.host}: ${error ?? reason} ${detail}`))
     },
   })
   const heard = () => {
@@ -154,7 +170,7 @@ async function replay(
     clearTimeout(silence)
     await follow.stop()
   }
-  for (const { replay } of rest) done(replay.finish())
+  while (rest.length > 0) await finish()
 }
 
 export function relayLogCommand(): Command {
