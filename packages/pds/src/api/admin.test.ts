@@ -427,4 +427,8 @@ test('sign-up pages ask whether a handle is free', async t => {
   const queue = await pds.get('com.atproto.temp.checkSignupQueue', {}, alice.auth)
   assert.deepEqual(queue.json, { activated: true })
   assert.equal((await pds.get('com.atproto.temp.checkSignupQueue')).status, 401)
+  for (const scope of ['ref:abc', 'atproto']) {
+    const [status, error] = failure(await pds.get('com.atproto.temp.dereferenceScope', { scope }))
+    assert.deepEqual([status, error], [400, 'InvalidScopeReference'], scope)
+  }
 })

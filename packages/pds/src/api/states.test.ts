@@ -182,6 +182,13 @@ for (const [state, expected] of Object.entries(STATES)) {
     assert.equal(await said(pds.post('com.atproto.server.refreshSession', undefined, null, refresh)), expected.refresh)
     assert.equal(await said(write()), expected.write)
     assert.equal(await said(upload()), expected.upload)
+    const car = { ...auth, 'content-type': 'application/vnd.ipld.car' }
+    const imported = await said(pds.post('com.atproto.repo.importRepo', new Uint8Array([1]), null, car))
+    // What is no CAR is refused as that where one would be taken.
+    assert.equal(
+      imported,
+      /^40[13]/.test(expected.upload) && state !== 'suspended' ? expected.upload : '400 InvalidRequest',
+    )
   })
 }
 
