@@ -5,7 +5,7 @@
 // from the host's write to the consumer's receipt.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, open, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -160,7 +160,7 @@ async function sendPaced(socket: Duplex, frames: Uint8Array[]): Promise<[rev: st
 
 // The Relay, and a consumer
 
-async function runRelay(folder: string, plc: string, workers: string): Promise<void> {
+async function runRelay(folder: string, plc: string, workers: string, fsync: string): Promise<void> {
   const { createRelay } = await import('@millisky/relay/main')
   const { settings } = await import('@millisky/relay/config')
   const { readSettings } = await import('@millisky/server/config')
@@ -172,6 +172,7 @@ async function runRelay(folder: string, plc: string, workers: string): Promise<v
     RELAY_ALLOW_INSECURE_HOSTS: 'true',
     RELAY_TRUSTED_DOMAINS: 'localhost,127.0.0.1',
     RELAY_LOG_LEVEL: 'warn',
+    RELAY_FSYNC: fsync,
     ...(workers ? { RELAY_VERIFY_WORKERS: workers } : {}),
   }
   // By itself, so that a profile is written when it ends.
@@ -318,14 +319,22 @@ interface Chain {
   frameBytes: number
 }
 
+interface ChainOptions {
+  folder: string
+  workers: string
+  purpose: string
+  goals: number[]
+  fsync?: string
+}
+
 /** A host, a Relay that follows it and a consumer of that, ready to go. */
 async function chain(
   start: (...args: string[]) => Child,
-  { folder, workers, purpose, goals }: { folder: string; workers: string; purpose: string; goals: number[] },
+  { folder, workers, purpose, goals, fsync = 'batch' }: ChainOptions,
 ): Promise<Chain> {
   const host = start('host', purpose)
   const { url: hostUrl, frameBytes } = (await host.next()) as { url: string; frameBytes: number }
-  const relay = start('relay', folder, hostUrl, workers)
+  const relay = start('relay', folder, hostUrl, workers, fsync)
   const { url } = (await relay.next()) as { url: string }
   const consumer = start('consumer', url, ...goals.map(String))
   await consumer.next()
@@ -371,10 +380,10 @@ const ingest = (workers: string) =>
   })
 
 /** At a steady rate: milliseconds from write to receipt of each event in order, and the cores that the Relay used. */
-const paced = (workers: string) =>
+const paced = (workers: string, fsync: string) =>
   staged(async (start, folder) => {
     const goals = [ACCOUNTS * (PACED_WARM_UP + PACED)]
-    const { host, relay, consumer } = await chain(start, { folder, workers, purpose: 'paced', goals })
+    const { host, relay, consumer } = await chain(start, { folder, workers, purpose: 'paced', goals, fsync })
     await host.ask('warm-up')
     await wait(500)
     const before = (await relay.ask('usage')) as unknown as Usage
@@ -428,23 +437,43 @@ export async function run(report: (title: string, rows: Measured[], unit?: strin
     measured('@atproto/sync Firehose, which only reads', [await peer()]),
   )
   report(`Relay: socket to log to one consumer, strict, #commits of ${frameBytes} bytes`, rows, 'events/CPU-s')
-  for (const workers of ['1', '0']) {
-    const { times, cores } = await paced(workers)
-    const at = (part: number) => times[Math.floor(part * (times.length - 1))]!
-    const kind = workers === '0' ? 'in process' : `${workers} worker`
-    const title = `Relay at ${RATE} events/s, ${kind}: from a host's write to a consumer's receipt, the median [the first of a hundred - the last]`
-    report(
-      title,
-      [{ name: `with ${cores.toFixed(2)} cores`, opsPerCpuSecond: at(0.5), low: at(0.01), high: at(0.99) }],
-      'ms',
-    )
+  const title = `Relay at ${RATE} events/s, from a host's write to a consumer's receipt: the median [1 % - 99 %]`
+  for (const fsync of ['batch', 'interval']) {
+    for (const workers of ['1', '0']) {
+      const { times, cores } = await paced(workers, fsync)
+      const kind = workers === '0' ? 'in process' : `${workers} worker`
+      report(title, [spread(`${kind}, fsync ${fsync} (${cores.toFixed(2)} cores)`, times)], 'ms')
+    }
   }
+  report('The disk of it, for comparison', [spread('writing 10 kB and fdatasync alone', await syncTimes())], 'ms')
+}
+
+/** Median, first and last hundredth of sorted times. */
+function spread(name: string, times: readonly number[]): Measured {
+  const at = (part: number) => times[Math.floor(part * (times.length - 1))]!
+  return { name, opsPerCpuSecond: at(0.5), low: at(0.01), high: at(0.99) }
+}
+
+/** What the disk takes of the times above, one write after the other. */
+async function syncTimes(): Promise<number[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-bench-'))
+  const file = await open(join(folder, 'file'), 'w')
+  const times: number[] = []
+  for (let i = 0; i < 300; i++) {
+    const since = clock()
+    await file.write(new Uint8Array(10_000))
+    await file.datasync()
+    times.push(clock() - since)
+  }
+  await file.close()
+  await rm(folder, { recursive: true })
+  return times.sort((a, b) => a - b)
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const [, , role, ...args] = process.argv
   if (role === 'host') await runHost(args[0]!)
-  else if (role === 'relay') await runRelay(args[0]!, args[1]!, args[2] ?? '')
+  else if (role === 'relay') await runRelay(args[0]!, args[1]!, args[2] ?? '', args[3] ?? 'batch')
   else if (role === 'peer') await runPeer(args[0]!, args.slice(1).map(Number))
   else if (role === 'consumer') await runConsumer(args[0]!, args.slice(1).map(Number))
   else {

@@ -110,10 +110,30 @@ export function createMetrics({ process = false }: { process?: boolean } = {}): 
     registry,
     contentType: registry.contentType,
     text: () => registry.metrics(),
-    counter(name, help, labels) {
+    counter<L extends string>(name: string, help: string, labels?: Labels<L>): BoundedCounter<L> {
       const { names, fold } = folding(labels)
-      const counter = new Counter({ name, help, labelNames: names, registers: [registry] })
-      return { inc: (given, by) => counter.inc(fold(given), by) }
+      const [label, ...others] = names
+      // Counting is done for every event and reading rarely, so what prom-client does with labels waits for the reading.
+      const pending = new Map<string, number>()
+      const counter = new Counter({
+        name,
+        help,
+        labelNames: names,
+        registers: [registry],
+        collect: () => {
+          for (const [value, by] of pending) {
+            counter.inc((label === undefined ? {} : { [label]: value }) as Record<L, string>, by)
+          }
+          pending.clear()
+        },
+      })
+      if (others.length > 0) return { inc: (given, by) => counter.inc(fold(given), by) }
+      return {
+        inc: (given, by = 1) => {
+          const value = label === undefined ? '' : fold(given)[label]
+          pending.set(value, (pending.get(value) ?? 0) + by)
+        },
+      }
     },
     gauge<L extends string>(
       name: string,
