@@ -11,6 +11,8 @@ export interface LanesOptions {
   perKeyMax?: number
   /** Tasks waiting behind running ones, all keys together. */
   waitingMax?: number
+  /** Keeps other processes out of a lane until the returned function is called; asked for each task. */
+  hold?: ((key: string) => Promise<() => void>) | undefined
 }
 
 /**
@@ -22,11 +24,13 @@ export interface LanesOptions {
 export class Lanes {
   readonly #perKeyMax: number
   readonly #waitingMax: number
+  readonly #hold: LanesOptions['hold']
   readonly #lanes = new Map<string, Task[]>()
   #waiting = 0
   #idle: PromiseWithResolvers<void> | null = null
 
-  constructor({ perKeyMax = 100, waitingMax = 10_000 }: LanesOptions = {}) {
+  constructor({ perKeyMax = 100, waitingMax = 10_000, hold }: LanesOptions = {}) {
+    this.#hold = hold
     this.#perKeyMax = perKeyMax
     this.#waitingMax = waitingMax
   }
@@ -80,7 +84,7 @@ export class Lanes {
     for (let task: Task | undefined = first; task; task = lane.shift()) {
       if (task !== first) this.#waiting--
       try {
-        task.resolve(await task.fn())
+        task.resolve(await (this.#hold ? heldFor(this.#hold(key), task.fn) : task.fn()))
       } catch (error) {
         task.reject(error)
       }
@@ -90,5 +94,14 @@ export class Lanes {
       this.#idle?.resolve()
       this.#idle = null
     }
+  }
+}
+
+async function heldFor(hold: Promise<() => void>, fn: () => unknown): Promise<unknown> {
+  const release = await hold
+  try {
+    return await fn()
+  } finally {
+    release()
   }
 }

@@ -30,8 +30,11 @@ export interface Executor<S> {
 export interface Tx<S> extends Executor<S> {
   /** Runs `fn` such that its changes are undone when it throws, while the transaction as a whole can go on. */
   savepoint<T>(fn: () => T | Promise<T>): Promise<T>
-  /** Calls `fn` once the changes are durable, before the transaction's promise resolves; never when they are not. It must not throw. */
-  onCommit(fn: () => void): void
+  /**
+   * Calls `fn` once the changes are durable, before the transaction's promise resolves; never when they are not. It must not throw.
+   * On PostgreSQL the transaction's promise waits for one that it gives.
+   */
+  onCommit(fn: () => unknown): void
 }
 
 export interface TransactionOptions {
@@ -102,10 +105,17 @@ export interface SyncTx {
 export interface PostgresDb<S> extends Db<S> {
   readonly kind: 'postgres'
   /**
-   * Calls `heard` whenever some process notifies `channel`, and once after every reconnection, when notices may have been missed.
+   * Calls `heard` with what some process tells on `channel`, and with null after every reconnection, when notices may have been missed.
    * @returns a function that stops listening.
    */
-  listen(channel: string, heard: () => void): Promise<() => Promise<void>>
+  listen(channel: string, heard: (payload: string | null) => void): Promise<() => Promise<void>>
+  /**
+   * Waits until no process holds a lock of this name, then holds it until the returned function is called. For work that is more than
+   * one transaction; see `postgres-locks.ts`. One process must ask for a name only once at a time.
+   *
+   * @throws Unavailable
+   */
+  hold(name: string): Promise<() => void>
 }
 
 /** The few methods of a pino logger that the database uses. */

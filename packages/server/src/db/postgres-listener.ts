@@ -2,10 +2,13 @@ import pg from 'pg'
 
 const RETRY_MS = 1_000
 
+/** Told what a notice says; null when notices may have been missed. */
+export type Heard = (payload: string | null) => void
+
 /** One connection that does nothing but hear notices, and comes back when it is lost. */
 export class Listener {
   readonly #url: string
-  readonly #heard = new Map<string, Set<() => void>>()
+  readonly #heard = new Map<string, Set<Heard>>()
   #client: pg.Client | null = null
   #connecting: Promise<void> | null = null
   #retry: NodeJS.Timeout | null = null
@@ -16,7 +19,7 @@ export class Listener {
   }
 
   /** Listens on a channel until the returned function is called. */
-  async add(channel: string, heard: () => void): Promise<() => Promise<void>> {
+  async add(channel: string, heard: Heard): Promise<() => Promise<void>> {
     let all = this.#heard.get(channel)
     if (!all) this.#heard.set(channel, (all = new Set()))
     all.add(heard)
@@ -41,7 +44,7 @@ export class Listener {
 
   async #connect(): Promise<void> {
     const client = new pg.Client({ connectionString: this.#url, keepAlive: true, connectionTimeoutMillis: 10_000 })
-    client.on('notification', ({ channel }) => this.#tell(channel))
+    client.on('notification', ({ channel, payload }) => this.#tell(channel, payload ?? ''))
     // Both an error and a quiet end mean that notices may be missed from here on.
     client.on('error', () => this.#lost(client))
     client.on('end', () => this.#lost(client))
@@ -70,7 +73,7 @@ export class Listener {
       this.#connecting = this.#connect()
       this.#connecting.then(
         () => {
-          for (const channel of this.#heard.keys()) this.#tell(channel)
+          for (const channel of this.#heard.keys()) this.#tell(channel, null)
         },
         () => {},
       )
@@ -78,7 +81,7 @@ export class Listener {
     this.#retry.unref()
   }
 
-  #tell(channel: string): void {
-    for (const heard of this.#heard.get(channel) ?? []) heard()
+  #tell(channel: string, payload: string | null): void {
+    for (const heard of this.#heard.get(channel) ?? []) heard(payload)
   }
 }

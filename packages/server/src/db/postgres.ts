@@ -5,9 +5,10 @@ import pg from 'pg'
 import type { Executor, OpenDbOptions, PostgresDb, TransactionOptions, Tx } from './db.ts'
 import { createBoundKysely, createKysely } from './dialect.ts'
 import { checkMigrated, migrate } from './migrate.ts'
-import { Listener } from './postgres-listener.ts'
+import { type Heard, Listener } from './postgres-listener.ts'
+import { createLocks, type NamedLocks } from './postgres-locks.ts'
 import { POSTGRES_TYPES } from './postgres-values.ts'
-import { assertOpen, assertOutsideTransaction, insideTransaction, runHooks } from './scope.ts'
+import { assertOpen, assertOutsideTransaction, type Hook, insideTransaction, runHooks } from './scope.ts'
 import { checkValues, compileStatement, isWrite, type Query, Statement } from './statement.ts'
 
 const ATTEMPTS_MAX = 5
@@ -39,11 +40,13 @@ class PostgresDatabase<S> implements PostgresDb<S> {
   readonly kysely: Kysely<S>
   readonly #pool: pg.Pool
   readonly #readonly: boolean
+  readonly #locks: NamedLocks
   #listener: Listener | null = null
 
   constructor(url: string, { log, readonly = false, connectionsMax = 10 }: OpenDbOptions) {
     this.url = url
     this.#readonly = readonly
+    this.#locks = createLocks(url)
     this.#pool = new pg.Pool({
       connectionString: url,
       max: connectionsMax,
@@ -103,13 +106,17 @@ class PostgresDatabase<S> implements PostgresDb<S> {
     })
   }
 
-  async listen(channel: string, heard: () => void): Promise<() => Promise<void>> {
+  hold(name: string): Promise<() => void> {
+    return this.#locks.acquire(name)
+  }
+
+  async listen(channel: string, heard: Heard): Promise<() => Promise<void>> {
     this.#listener ??= new Listener(this.url)
     return this.#listener.add(channel, heard)
   }
 
   async close(): Promise<void> {
-    await this.#listener?.close()
+    await Promise.all([this.#listener?.close(), this.#locks.close()])
     await this.#pool.end()
   }
 
@@ -143,6 +150,19 @@ class PostgresDatabase<S> implements PostgresDb<S> {
   async #attempt<T>(begin: string, fn: (tx: PostgresTransaction<S>) => T | Promise<T>, writes = true): Promise<T> {
     const client = await this.#connect()
     const tx = new PostgresTransaction<S>(client)
+    const value = await this.#inClient(client, tx, begin, fn, writes)
+    // Only now, when the connection is free: what they wait for may need one.
+    await runHooks(tx.hooks)
+    return value
+  }
+
+  async #inClient<T>(
+    client: pg.PoolClient,
+    tx: PostgresTransaction<S>,
+    begin: string,
+    fn: (tx: PostgresTransaction<S>) => T | Promise<T>,
+    writes: boolean,
+  ): Promise<T> {
     let broken = false
     try {
       await client.query(begin)
@@ -151,7 +171,6 @@ class PostgresDatabase<S> implements PostgresDb<S> {
       const { command } = await client.query('commit')
       // A statement failed and the body went on regardless: PostgreSQL has undone everything.
       if (writes && command !== 'COMMIT') throw new Error('a statement of this transaction failed; nothing was kept')
-      runHooks(tx.hooks)
       return value
     } catch (error) {
       tx.open = false
@@ -264,7 +283,7 @@ class PooledConnection implements DatabaseConnection {
 class PostgresTransaction<S> implements Tx<S> {
   readonly kind = 'postgres'
   open = true
-  readonly hooks: (() => void)[] = []
+  readonly hooks: Hook[] = []
   readonly #client: pg.PoolClient
   #kysely: Kysely<S> | null = null
 
@@ -318,7 +337,7 @@ class PostgresTransaction<S> implements Tx<S> {
     }
   }
 
-  onCommit(fn: () => void): void {
+  onCommit(fn: Hook): void {
     assertOpen(this)
     this.hooks.push(fn)
   }

@@ -22,15 +22,27 @@ export function assertOpen(tx: { readonly open: boolean }): void {
   if (!tx.open) throw new Error('this transaction has ended')
 }
 
-/** Runs the hooks of a committed transaction. One that throws is a bug, but the change stands, so its caller must not be told otherwise. */
-export function runHooks(hooks: readonly (() => void)[]): void {
+/** What is to be done after a commit. */
+export type Hook = () => unknown
+
+/**
+ * Runs the hooks of a committed transaction. One that throws is a bug, but the change stands, so its caller must not be told otherwise.
+ * @returns what to wait for, if anything.
+ */
+export function runHooks(hooks: readonly Hook[]): Promise<unknown> | undefined {
+  let waits: Promise<unknown>[] | undefined
+  const fail = (error: unknown) => {
+    process.nextTick(() => {
+      throw error
+    })
+  }
   for (const hook of hooks) {
     try {
-      hook()
+      const wait = hook()
+      if (wait instanceof Promise) (waits ??= []).push(wait.catch(fail))
     } catch (error) {
-      process.nextTick(() => {
-        throw error
-      })
+      fail(error)
     }
   }
+  return waits && Promise.all(waits)
 }

@@ -30,6 +30,8 @@ export interface SqlLogOptions {
   /** How often to look for events of other processes, besides being told by PostgreSQL; 0 for never. Default 1000. */
   pollMs?: number
   log?: DbLog
+  /** PostgreSQL: shown the frames that are fetched from the database, which those of other processes always are. */
+  fetched?: (frames: readonly Uint8Array[]) => void
 }
 
 /** The log's tables, as a step of the schema they lie in. */
@@ -58,6 +60,8 @@ const ROWS_PER_READ_MAX = 1_000
 const PRUNE_ROWS = 500
 const PUMP_BYTES = 1 << 20
 const CHANNEL = 'millisky_event'
+/** Notice that events were taken away; other notices are the seq that the log has reached. */
+const FORGOTTEN = 'forgotten'
 /** First half of the advisory lock that makes the order of seq the order of commits; the second is the schema. */
 const APPEND_LOCK = 1_836_280_948
 
@@ -86,6 +90,7 @@ export class SqlLog implements Log {
   #pumping: Promise<void> | null = null
   #pumpAgain = false
   #noticing = false
+  readonly #notices = new Set<string>()
   #poll: NodeJS.Timeout | null = null
   #unlisten: (() => Promise<void>) | null = null
   #schema = ''
@@ -117,7 +122,7 @@ export class SqlLog implements Log {
     if (this.#db.kind === 'postgres') {
       const schema = await sql<{ name: string }>`select current_schema() as name`.execute(this.#db.kysely)
       this.#schema = schema.rows[0]!.name
-      this.#unlisten = await (this.#db as PostgresDb<EventTables>).listen(this.#channel, () => this.#pump())
+      this.#unlisten = await (this.#db as PostgresDb<EventTables>).listen(this.#channel, notice => this.#heard(notice))
     }
     const pollMs = this.#options.pollMs ?? 1_000
     if (pollMs > 0) {
@@ -144,11 +149,15 @@ export class SqlLog implements Log {
     const time = this.#options.now()
     if (frames.length === 1) await tx.run(this.#q.insert, [seqs[0]!, entries[0]!.did, time, frames[0]!])
     else await tx.run(this.#q.insertMany!, [seqs, entries.map(entry => entry.did), time, frames])
+    const last = seqs[seqs.length - 1]!
     tx.onCommit(() => {
-      this.#pump()
-      this.#notify()
+      this.#notify(String(last))
+      // Numbers are drawn in the order of commits: when ours follow what we have seen, nobody's came between.
+      const batch = { after: this.head, seqs: Float64Array.from(seqs), accounts: null }
+      if (seqs[0] === this.head + 1 && isRun(seqs)) this.#show({ ...batch, ...toWireBatch(frames) })
+      else return this.#pump()
     })
-    return seqs[seqs.length - 1]!
+    return last
   }
 
   /** {@link append} for a synchronous transaction of SQLite. */
@@ -171,15 +180,15 @@ export class SqlLog implements Log {
     return seqs[seqs.length - 1]!
   }
 
-  /** Removes, inside the caller's transaction, every event about an account. Other processes may show them from memory a little longer. */
+  /** Removes, inside the caller's transaction, every event about an account. Other processes are told to let go of them too. */
   async forget<S>(tx: Tx<S>, did: string): Promise<void> {
     if (this.#q.lock) await tx.get(this.#q.lock, [])
     const { seq } = (await tx.get(this.#q.head, []))!
     await tx.run(this.#q.raiseFloor, [seq])
     await tx.run(this.#q.deleteDid, [did])
     tx.onCommit(() => {
-      this.#ring.reset(this.head)
-      void this.#findOldest().catch(error => this.#warn(error))
+      this.#dropMemory()
+      if (this.#db.kind === 'postgres') this.#notify(FORGOTTEN)
     })
   }
 
@@ -219,7 +228,12 @@ export class SqlLog implements Log {
   }
 
   /** Rows with seq in (after, upTo]. The sizes first, so that no frame is fetched that does not fit. */
-  async #readRows(after: number, upTo: number, limit: ReadLimit): Promise<RingBatch & { last: number }> {
+  async #readRows(
+    after: number,
+    upTo: number,
+    limit: ReadLimit,
+    fetched?: SqlLogOptions['fetched'],
+  ): Promise<RingBatch & { last: number }> {
     const sizes = await this.#db.all(this.#q.sizes, [after, upTo, ROWS_PER_READ_MAX])
     let bytes = 0
     const count = sizes.findIndex(({ size }, i) => (bytes += size + 10) > limit.bytes && i > 0)
@@ -227,6 +241,7 @@ export class SqlLog implements Log {
     // At the end of what there is, the cursor moves past gaps, else it might never reach the head.
     const last = count < 0 && sizes.length < ROWS_PER_READ_MAX ? upTo : kept[kept.length - 1]!.seq
     const rows = await this.#db.all(this.#q.frames, [after, last])
+    fetched?.(rows.map(row => row.frame))
     return {
       after,
       last,
@@ -242,45 +257,71 @@ export class SqlLog implements Log {
     this.bell.ring()
   }
 
-  /** Fetches what has been committed beyond our head, by whomever. */
-  #pump(): void {
+  #heard(notice: string | null): void {
+    if (notice === FORGOTTEN) this.#dropMemory()
+    else if (notice === null || !(Number(notice) <= this.head)) void this.#pump()
+  }
+
+  #dropMemory(): void {
+    this.#ring.reset(this.head)
+    void this.#findOldest().catch(error => this.#warn(error))
+  }
+
+  /** Fetches what has been committed beyond our head, by whomever. The promise never fails. */
+  #pump(): Promise<void> | undefined {
     if (this.#closed) return
     this.#pumpAgain = true
-    this.#pumping ??= this.#pumpAll()
-      .catch(error => this.#warn(error))
-      .finally(() => {
-        this.#pumping = null
-      })
+    this.#pumping ??= this.#pumpAll().catch(error => this.#warn(error))
+    return this.#pumping
   }
 
   async #pumpAll(): Promise<void> {
-    while (this.#pumpAgain && !this.#closed) {
-      this.#pumpAgain = false
-      const { seq } = (await this.#db.get(this.#q.head, []))!
-      if (seq < this.head) {
-        throw new Error(`the log in the database ends at ${seq}, but ${this.head} has been seen: was it replaced?`)
+    try {
+      while (this.#pumpAgain && !this.#closed) {
+        this.#pumpAgain = false
+        await this.#pumpOnce()
       }
-      while (this.head < seq && !this.#closed) {
-        const { head } = this
-        const batch = await this.#readRows(head, seq, { bytes: PUMP_BYTES })
-        // On SQLite our own commit may have been shown while we were reading.
-        if (this.head !== head) continue
-        if (batch.seqs.length > 0) this.#show(batch)
-        if (this.head < batch.last) {
-          this.#ring.reset(batch.last)
-          this.bell.ring()
-        }
+    } finally {
+      this.#pumping = null
+    }
+  }
+
+  async #pumpOnce(): Promise<void> {
+    const seen = this.head
+    const { seq } = (await this.#db.get(this.#q.head, []))!
+    if (seq < seen) {
+      throw new Error(`the log in the database ends at ${seq}, but ${seen} has been seen: was it replaced?`)
+    }
+    while (this.head < seq && !this.#closed) {
+      const { head } = this
+      const batch = await this.#readRows(head, seq, { bytes: PUMP_BYTES }, this.#options.fetched)
+      // Our own commit may have been shown while we were reading.
+      if (this.head !== head) continue
+      if (batch.seqs.length > 0) this.#show(batch)
+      if (this.head < batch.last) {
+        this.#ring.reset(batch.last)
+        this.bell.ring()
       }
     }
   }
 
   /** Tells other processes; several commits in quick succession share a notice. */
-  #notify(): void {
-    if (this.#noticing || this.#closed) return
+  #notify(notice: string): void {
+    if (this.#closed) return
+    this.#notices.add(notice)
+    if (this.#noticing) return
     this.#noticing = true
     setImmediate(async () => {
       this.#noticing = false
-      await sql`select pg_notify(${this.#channel}, '')`.execute(this.#db.kysely).catch(error => this.#warn(error))
+      const isForgetting = this.#notices.delete(FORGOTTEN)
+      const highest = [...this.#notices].at(-1)
+      this.#notices.clear()
+      for (const notice of [isForgetting ? FORGOTTEN : undefined, highest]) {
+        if (notice === undefined) continue
+        await (this.#db.get(this.#q.notify!, [this.#channel, notice]) as Promise<unknown>).catch(error =>
+          this.#warn(error),
+        )
+      }
     })
   }
 
@@ -291,6 +332,11 @@ export class SqlLog implements Log {
   #warn(error: unknown): void {
     if (!this.#closed) this.#options.log?.warn({ err: error }, 'could not read the event log; trying again')
   }
+}
+
+/** A rollback leaves a hole in the numbers. */
+function isRun(seqs: readonly number[]): boolean {
+  return seqs.at(-1)! - seqs[0]! === seqs.length - 1
 }
 
 function toBatch({ seqs, last, wire }: RingBatch & { last: number }): Batch {
@@ -336,6 +382,9 @@ function prepare(db: Db<EventTables>) {
     deleteDid: db.prepare((did: string) => kysely.deleteFrom('event').where('did', '=', did)),
     ...(db.kind === 'postgres' && {
       lock: db.prepare(sql<object>`${lock}`),
+      notify: db.prepare(
+        (channel: string, notice: string) => sql<object>`select pg_notify(${channel}, ${notice})`,
+      ) as Statement<[channel: string, notice: string], object>,
       // The lock comes first: no row is made, hence no number drawn, before the subquery has given its own.
       nextSeqs: db.prepare(
         (n: number) =>
