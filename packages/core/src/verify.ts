@@ -450,15 +450,20 @@ function note(notes: Reason[], reason: Reason): void {
 function checkTree(body: CommitBody, slice: Slice, prior: AccountState | null, notes: Reason[]): Dropped | null {
   const { commit, blocks } = slice
   if (continues(prior, body)) {
-    const [op, ...others] = body.ops
-    if (op && others.length === 0 && body.prevData && undoOne(commit.data, blocks, op)?.equals(body.prevData))
-      return null
+    if (body.ops.length === 1 && isUndone(body.ops[0]!, body, slice)) return null
     const doubts: Reason[] = []
     if (undo(body, Tree.load(commit.data, blocks, { heights: 'root' }), doubts) === null && doubts.length === 0)
       return null
   }
   const tree = Tree.load(commit.data, blocks)
   return examine(tree, blocks) ?? undo(body, tree, notes)
+}
+
+/** The quick way for one operation; what it does not find right is not yet wrong. */
+function isUndone(op: RepoOp, { prevData }: CommitBody, { commit, blocks }: Slice): boolean {
+  // An update or delete that does not say what was there before could pass for a creation.
+  if (prevData === null || (op.action !== 'create' && op.prev === null)) return false
+  return undoOne(commit.data, blocks, op)?.equals(prevData) === true
 }
 
 /** Whether all nodes of the tree that are there are where they belong. No node is met twice, so this is bounded. */
