@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { defineSettings, type Settings } from '@millisky/server/config'
 import { telemetrySettings } from '@millisky/server/telemetry'
 import { blobSettings } from './blobs/settings.ts'
+import { SEQ_MAX } from './relay-verdict.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -302,6 +303,23 @@ export const settings = defineSettings(
       env: ['PDS_CRAWLERS'],
       flag: '--crawlers',
       doc: 'Relays that are asked to crawl this server, as URLs.',
+      section: 'Network',
+    },
+    relayCheckMs: {
+      type: 'duration',
+      default: 10 * 60_000,
+      env: ['PDS_RELAY_CHECK_INTERVAL'],
+      flag: '--relay-check-interval',
+      doc: 'How often relays are asked how far they have followed this server; 0 for never.',
+      section: 'Network',
+    },
+    firstSeq: {
+      type: 'int',
+      min: 1,
+      max: SEQ_MAX,
+      env: ['PDS_FIRST_SEQ'],
+      flag: '--first-seq',
+      doc: 'No event gets a number below this. After putting back an older copy: above what relays have seen, see `millisky relays`.',
       section: 'Network',
     },
     streamExtras: {

@@ -35,10 +35,10 @@ export class Crawlers {
     this.#parts = parts
   }
 
-  /** There is something new here. Returns at once. */
-  notify(): void {
+  /** There is something new here, for every relay or one. Returns at once. */
+  notify(only?: string): void {
     if (this.#stop.signal.aborted) return
-    for (const relay of this.#parts.relays) {
+    for (const relay of only === undefined ? this.#parts.relays : [only]) {
       const before = this.#askedAt.get(relay) ?? Number.NEGATIVE_INFINITY
       if (this.#asking.has(relay) || this.#parts.now() - before < INTERVAL_MS) continue
       this.#asking.set(

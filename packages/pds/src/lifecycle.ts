@@ -129,6 +129,23 @@ export class Lifecycle {
     return this.#change(did, {}, async after => [pending(did, identityEvent(after, this.#time()))])
   }
 
+  /**
+   * Tells everything about an account once more, for those whose picture of it is newer than ours or none: with a commit
+   * whose rev is above all they have seen.
+   */
+  async announce(did: Did): Promise<void> {
+    const before = await this.#repos.store.accounts.byDid(did)
+    if (before && statusOf(before) === 'active') await this.#repos.resign(did)
+    return this.#change(did, {}, async after => {
+      const time = this.#time()
+      const events = [this.#accountEvent(after), pending(did, identityEvent(after, time))]
+      if (statusOf(after) !== 'active') return events
+      const { rev } = (await this.#repos.store.repos.state(did))!.head
+      const commit = (await this.#repos.store.repos.commitBlock(after.id))!
+      return [...events, pending(did, syncEvent({ did, rev, commit }, time))]
+    })
+  }
+
   /** The account and all it has is gone from here. The bytes of its blobs are the caller's to remove. */
   remove(did: Did): Promise<void> {
     return this.#repos.lanes.run(did, async () => {

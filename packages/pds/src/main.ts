@@ -23,6 +23,7 @@ import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addAdminAccountApi } from './api/admin-accounts.ts'
 import { addAdminInviteApi } from './api/admin-invites.ts'
+import { addAdminRelayApi } from './api/admin-relays.ts'
 import { addAdminStorageApi } from './api/admin-storage.ts'
 import { addAdminSubjectApi } from './api/admin-subjects.ts'
 import { addIdentityApi } from './api/identity.ts'
@@ -62,6 +63,7 @@ import { servicesOf } from './proxy/services.ts'
 import { Targets } from './proxy/targets.ts'
 import { type SendOn, ServiceProxy } from './proxy.ts'
 import { createLimits, type Limits } from './rates.ts'
+import { RelayWatch, type RelayWatchParts } from './relay-watch.ts'
 import { Repos } from './repos.ts'
 import { ServiceTokens } from './service-auth.ts'
 import { Sessions } from './sessions.ts'
@@ -119,12 +121,13 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
   const telemetry = await startTelemetry(settings, { name: 'millisky-pds', version, metrics: registry, log, now })
   const { trace, metrics } = telemetry
   const product = `millisky-pds/${version}`
+  const relayWatch = openRelayWatch(settings, names, outside, { head: () => core.store.log.head, log, metrics, now })
   const http = createHttp({ log, product, trustProxy: settings.trustProxy, trace, ...(metrics ? { metrics } : {}) })
   const { streamExtras: on } = settings
   const extras = { filters: on, compression: on, json: on }
   const subscription = new Subscription({ log: core.store.log, now, extras })
   const resolveTxt = parts.resolveTxt ?? dnsTxt({ backup: settings.handleNameservers })
-  await addMethods({ ...core, ...outside, settings, names, version, log, now, http, resolveTxt })
+  await addMethods({ ...core, ...outside, settings, names, version, log, now, http, resolveTxt, relayWatch })
   http.route({
     method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
     url: SUBSCRIBE_PATH,
@@ -146,10 +149,12 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
       url = await listen(http, addressOf(settings, port))
       log.info({ url, publicUrl: names.publicUrl, did: names.did }, 'the PDS is listening')
       outside.crawlers.notify()
+      relayWatch.start()
     },
     close() {
       closing ??= (async () => {
         await housekeeping.stop()
+        await relayWatch.close()
         await outside.crawlers.close()
         // It closes when the last connection has, and consumers stay connected until they are told to leave.
         const closed = http.close()
@@ -218,7 +223,9 @@ async function openBlobs(settings: PdsSettings, root: string, staging: string): 
 }
 
 async function openCore(settings: PdsSettings, log: Logger, now: () => number, given?: BlobDriver): Promise<Core> {
-  const { store, eventLog, driver, staging } = await openStorage(settings, { log, now })
+  const { firstSeq } = settings
+  const from = firstSeq === undefined ? {} : { firstSeq }
+  const { store, eventLog, driver, staging } = await openStorage(settings, { log, now, ...from })
   const lanes = new Lanes()
   const tids = new TidClock({ now, clockId: randomInt(1024) })
   const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
@@ -265,7 +272,7 @@ function openOutside(
   const fetch: FetchBytes = given ?? ((url, options) => strangers.fetch(url, options))
   const trustedFetch: FetchBytes = given ?? ((url, options) => trusted.fetch(url, options))
   const crawlers = new Crawlers({
-    relays: settings.crawlers.map(relay => (relay.includes('://') ? relay : `https://${relay}`)),
+    relays: relaysOf(settings),
     publicHost: names.publicHost,
     fetch: trustedFetch,
     log,
@@ -286,6 +293,20 @@ function openOutside(
       await Promise.all([strangers.close(), trusted.close()])
     },
   }
+}
+
+const relaysOf = ({ crawlers }: PdsSettings) =>
+  crawlers.map(relay => (relay.includes('://') ? relay : `https://${relay}`))
+
+function openRelayWatch(
+  settings: PdsSettings,
+  { publicHost }: ServiceNames,
+  { trustedFetch: fetch, crawlers }: Outside,
+  parts: Pick<RelayWatchParts, 'head' | 'log' | 'metrics' | 'now'>,
+): RelayWatch {
+  const { relayCheckMs: intervalMs } = settings
+  const announce = (relay: string) => crawlers.notify(relay)
+  return new RelayWatch({ ...parts, relays: relaysOf(settings), publicHost, fetch, announce, intervalMs })
 }
 
 function openMailers(settings: PdsSettings, log: Logger) {
@@ -309,6 +330,7 @@ interface MethodParts extends Core, Outside {
   now: () => number
   http: FastifyInstance
   resolveTxt: ResolveTxt
+  relayWatch: RelayWatch
 }
 
 async function addMethods(parts: MethodParts): Promise<void> {
@@ -402,6 +424,7 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addIdentityApi(xrpc, { ...parts, codes, didUpdates })
   addAdminAccountApi(xrpc, { ...parts, credentials, didUpdates })
   addAdminInviteApi(xrpc, parts)
+  addAdminRelayApi(xrpc, parts)
   addAdminStorageApi(xrpc, parts)
   addAdminSubjectApi(xrpc, { ...parts, credentials, didUpdates })
   addTempApi(xrpc, { ...parts, credentials })
