@@ -14,6 +14,7 @@ import type { Tid } from './syntax.ts'
 import {
   batches,
   commitFrame,
+  create,
   createOp,
   dropped,
   handmade,
@@ -211,5 +212,16 @@ test('a commit that continues a right tree cannot make a wrong one of it', () =>
         assert.deepEqual(verdict.kind === 'admit' && verdict.notes, right ? [] : false)
       }
     }
+  }
+})
+
+test('a creation that is called an update without prev is dropped, wherever its key lies', () => {
+  const repo = new TestRepo('world')
+  for (let i = 0; i < 24; i++) {
+    const prior = repo.head
+    const change = repo.write(create(`app.bsky.feed.post/${i}`, `${i}`))
+    const [op] = commitFrame(change).body.ops as Obj[]
+    const verdict = judgeFrame(repo, tampered(commitFrame(change), { ops: [{ ...op!, action: 'update' }] }), prior)
+    assert.equal(verdict.kind === 'drop' && verdict.reason, 'op-without-prev')
   }
 })
