@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, test } from 'node:test'
-import { type Network, Process, startNetwork } from './network.ts'
+import { type Network, Process, startNetwork, until } from './network.ts'
 
 let network: Network
 before(async () => {
@@ -97,6 +97,18 @@ test('invite codes are made, listed and taken back', async () => {
 test('a Relay is asked to crawl; keys are made; mistakes are explained', async () => {
   const asked = await millisky('request-crawl', network.relay)
   assert.equal(asked.code, 0, asked.output)
+  // The account of the first test has left events with it.
+  const followed = await until('the Relay has followed', async () => {
+    const [found] = await json<{ seq: number; relays: { relay: string; verdict: string; seq?: number }[] }>(
+      'relays',
+      '--check',
+    )
+    return found?.relays[0]?.seq === found?.seq && found
+  })
+  assert.deepEqual(
+    followed.relays.map(({ verdict }) => verdict),
+    ['follows'],
+  )
   const { output } = await millisky('key', 'generate')
   const [, secret, didKey] = /private {2}([0-9a-f]{64})\npublic {3}(did:key:z\w+)/.exec(output) ?? []
   assert.ok(secret)

@@ -40,6 +40,12 @@ test('a call that makes no sense is exit code 2 and one clear line', async () =>
   }
 })
 
+test('a reader that has seen enough ends a command without complaint', () => {
+  const { stdout, stderr } = spawnSync('sh', ['-c', `"${millisky}" pds --help | head -1`], { encoding: 'utf8' })
+  assert.equal(stderr, '')
+  assert.match(stdout, /^Usage: millisky pds/)
+})
+
 test('Ctrl-C ends the network in order, and nothing of it stays', { timeout: 90_000 }, async () => {
   const ports = ['--plc-port=0', '--pds-port=0', '--relay-port=0']
   // A terminal signals the whole process group at once.

@@ -62,6 +62,31 @@ function daemonCommand(name: 'plc' | 'pds' | 'relay', description: string): Comm
     })
 }
 
+/** What `pdsadmin update` does by itself: how it is done here depends on how it was installed. */
+function updateCommand(): Command {
+  return new Command('update').description('how to move to a newer version').action(() => {
+    process.stdout.write(UPDATING)
+  })
+}
+
+const UPDATING = `This is millisky ${version}. To move to a newer version:
+
+  container   docker compose pull && docker compose up -d
+  npm         npm install --global @millisky/cli@latest, then restart the service
+  checkout    git pull && npm ci, then restart the service
+
+Read CHANGELOG.md and make a copy of the data first. Databases are migrated at the start and not back.
+`
+
+/** A reader that has seen enough, such as `head`, ends a command without complaint, and a network in order. */
+function endWithReader(command: string | undefined): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    if (command === 'dev') process.kill(process.pid, 'SIGTERM')
+    else process.exit(process.exitCode ?? 0)
+  })
+}
+
 /** Has a command and those below it throw instead of ending the process. */
 function exitOverridden(command: Command): Command {
   for (const below of command.commands) exitOverridden(below)
@@ -71,10 +96,24 @@ function exitOverridden(command: Command): Command {
 /** Administration, by the methods of a running server, and tools; each with the names of its commands. */
 const GROUPS: readonly { names: readonly string[]; load: () => Promise<Command[]> }[] = [
   {
-    names: ['account', 'invite', 'request-crawl'],
+    names: ['account', 'invite'],
     async load() {
-      const { accountCommand, inviteCommand, requestCrawlCommand } = await import('./pds-admin.ts')
-      return [accountCommand(), inviteCommand(), requestCrawlCommand()]
+      const { accountCommand, inviteCommand } = await import('./pds-admin.ts')
+      return [accountCommand(), inviteCommand()]
+    },
+  },
+  {
+    names: ['record', 'blob'],
+    async load() {
+      const { recordCommand, blobCommand } = await import('./subject-commands.ts')
+      return [recordCommand(), blobCommand()]
+    },
+  },
+  {
+    names: ['relays', 'request-crawl', 'update'],
+    async load() {
+      const { relaysCommand, requestCrawlCommand } = await import('./crawl-commands.ts')
+      return [relaysCommand(), requestCrawlCommand(), updateCommand()]
     },
   },
   { names: ['host'], load: async () => [(await import('./host-command.ts')).hostCommand()] },
@@ -99,6 +138,7 @@ async function adminCommands(name: string | undefined): Promise<Command[]> {
 }
 
 export async function main(argv: string[]): Promise<void> {
+  endWithReader(argv[2])
   const pds = daemonCommand('pds', 'a Personal Data Server').exitOverride().passThroughOptions()
   // A word that is no flag: the daemon has none of its own.
   if (argv[2] === 'pds' && argv[3] === 'import') {

@@ -1,24 +1,16 @@
-/** `millisky account`, `invite` and `request-crawl`: administration of a PDS, by its admin methods. */
+/** `millisky account` and `invite`: administration of a PDS, by its admin methods. */
 import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
+import { addCare } from './account-care.ts'
 import { addKeys } from './account-keys.ts'
-import { adminCommand, clientOf, didOf, PDS_DEFAULT, type PdsOptions } from './pds-client.ts'
+import { type AccountView, accountsOf } from './account-list.ts'
+import { adminCommand, clientOf, didOf, type PdsOptions } from './pds-client.ts'
 import { print, printRows } from './print.ts'
 import { addRelayAccounts, onRelay, withRelay } from './relay-accounts.ts'
 import { XrpcClient } from './xrpc-client.ts'
 
 const PASSWORD_BYTES = 18
-
-interface AccountView {
-  did: string
-  handle: string
-  email?: string
-  indexedAt: string
-  deactivatedAt?: string
-  invitesDisabled?: boolean
-  emailConfirmedAt?: string
-}
 
 interface InviteView {
   code: string
@@ -30,25 +22,6 @@ interface InviteView {
 
 const newPassword = () => randomBytes(PASSWORD_BYTES).toString('base64url')
 const repoRef = (did: string) => ({ $type: 'com.atproto.admin.defs#repoRef', did })
-
-async function* accountsOf(client: XrpcClient): AsyncGenerator<AccountView & { status: string }> {
-  let cursor: string | undefined
-  do {
-    const page = await client.query<{ repos: { did: string; active?: boolean; status?: string }[]; cursor?: string }>(
-      'com.atproto.sync.listRepos',
-      { limit: 100, cursor },
-    )
-    const dids = page.repos.map(repo => repo.did)
-    if (dids.length > 0) {
-      const { infos } = await client.query<{ infos: AccountView[] }>('com.atproto.admin.getAccountInfos', { dids })
-      const statuses = new Map(
-        page.repos.map(repo => [repo.did, repo.active === false ? (repo.status ?? 'inactive') : 'active']),
-      )
-      for (const info of infos) yield { ...info, status: statuses.get(info.did) ?? '' }
-    }
-    cursor = page.cursor
-  } while (cursor !== undefined)
-}
 
 function addLooking(account: Command): void {
   adminCommand(account, 'list', 'all accounts').action(async (options: PdsOptions) => {
@@ -118,28 +91,63 @@ function addStorage(account: Command): void {
     })
 }
 
+interface Making {
+  password?: string
+  did?: string
+  recoveryKey?: string
+  plcOperation?: string
+}
+
+interface Newcomer {
+  handle: string
+  email: string
+  password: string
+}
+
+async function signUp(newcomer: Newcomer, { plcOperation, recoveryKey, ...options }: PdsOptions & Making) {
+  const client = clientOf(options)
+  const plcOp = plcOperation && JSON.parse(await readFile(plcOperation, 'utf8'))
+  const { code } = await client.procedure<{ code: string }>('com.atproto.server.createInviteCode', { useCount: 1 })
+  const body = { ...newcomer, inviteCode: code, recoveryKey, ...(plcOp ? { plcOp } : {}) }
+  // Without the admin's credentials: it is signed up like anybody.
+  const anybody = new XrpcClient(options.pds)
+  try {
+    const { did, handle } = await anybody.procedure<Newcomer & { did: string }>(
+      'com.atproto.server.createAccount',
+      body,
+    )
+    return { did, handle }
+  } catch (error) {
+    await client.procedure('com.atproto.admin.disableInviteCodes', { codes: [code] }).catch(() => {})
+    throw error
+  }
+}
+
+async function admit(newcomer: Newcomer, options: PdsOptions & Making) {
+  const { did, recoveryKey, plcOperation } = options
+  if (recoveryKey || plcOperation) throw new Error('--did is a DID that there is already: it keeps the keys it has')
+  const made = await clientOf(options).procedure<{ did: string; handle: string; signingKey: string }>(
+    'net.millisky.pds.createAccount',
+    { ...newcomer, did },
+  )
+  process.stderr.write(
+    `The account is deactivated. Have the DID name this PDS and the signing key, then: millisky account activate ${did}\n`,
+  )
+  return made
+}
+
 function addMaking(account: Command): void {
   adminCommand(account, 'create <handle> <email>', 'make an account; without --password one is made up and printed')
     .option('--password <password>', 'its password')
+    .option('--did <did>', 'a DID that there is already, of any method: the account begins deactivated')
+    .option('--recovery-key <did:key>', "put before the server's own among the rotation keys of a new DID")
     .option('--plc-operation <file>', "its DID's first operation, signed: see `millisky key plc-genesis`")
-    .action(
-      async (handle: string, email: string, options: PdsOptions & { password?: string; plcOperation?: string }) => {
-        const client = clientOf(options)
-        const password = options.password ?? newPassword()
-        const { code } = await client.procedure<{ code: string }>('com.atproto.server.createInviteCode', {
-          useCount: 1,
-        })
-        // Without the admin's credentials: it is signed up like anybody.
-        const plcOp = options.plcOperation && JSON.parse(await readFile(options.plcOperation, 'utf8'))
-        const body = { handle, email, password, inviteCode: code, ...(plcOp ? { plcOp } : {}) }
-        const made = await new XrpcClient(options.pds).procedure<{ did: string; handle: string }>(
-          'com.atproto.server.createAccount',
-          body,
-        )
-        const shown = options.password === undefined ? { password } : {}
-        print(options, { did: made.did, handle: made.handle, ...shown })
-      },
-    )
+    .action(async (handle: string, email: string, options: PdsOptions & Making) => {
+      const password = options.password ?? newPassword()
+      const shown = options.password === undefined ? { password } : {}
+      const made = await (options.did === undefined ? signUp : admit)({ handle, email, password }, options)
+      print(options, { ...made, ...shown })
+    })
   adminCommand(account, 'update <account>', 'change handle, e-mail address or signing key')
     .option('--handle <handle>', 'the new handle')
     .option('--email <email>', 'the new e-mail address')
@@ -227,6 +235,7 @@ export function accountCommand(): Command {
   addMaking(account)
   addKeys(account)
   addEnding(account)
+  addCare(account)
   addRelayAccounts(account)
   return account
 }
@@ -237,7 +246,7 @@ function count(text: string): number {
 }
 
 export function inviteCommand(): Command {
-  const invite = new Command('invite').description('invite codes of a PDS: create, list, disable')
+  const invite = new Command('invite').description('invite codes of a PDS: create, list, disable, allow, forbid')
   adminCommand(invite, 'create', 'make an invite code')
     .option('--uses <n>', 'how often it may be used', count, 1)
     .option('--for <did>', 'the account that may hand it out')
@@ -265,19 +274,16 @@ export function inviteCommand(): Command {
       print(options, { disabled: codes.join(' ') })
     },
   )
+  for (const [verb, method, description] of [
+    ['allow', 'enableAccountInvites', 'let an account earn and hand out invite codes'],
+    ['forbid', 'disableAccountInvites', 'give an account no more invite codes'],
+  ] as const) {
+    adminCommand(invite, `${verb} <account>`, description).action(async (name: string, options: PdsOptions) => {
+      const client = clientOf(options)
+      const did = await didOf(client, name)
+      await client.procedure(`com.atproto.admin.${method}`, { account: did })
+      print(options, { did, invites: verb === 'allow' })
+    })
+  }
   return invite
-}
-
-export function requestCrawlCommand(): Command {
-  const command = new Command('request-crawl')
-    .description('ask relays to crawl a PDS')
-    .argument('<relays...>', 'URLs of relays')
-    .addOption(new Option('--pds <url>', 'the PDS').env('MILLISKY_PDS').default(PDS_DEFAULT))
-  return command.action(async (relays: string[], options: PdsOptions) => {
-    const hostname = new URL(options.pds).host
-    for (const relay of relays) {
-      await new XrpcClient(relay).procedure('com.atproto.sync.requestCrawl', { hostname })
-      process.stdout.write(`${relay} was asked to crawl ${hostname}\n`)
-    }
-  })
 }

@@ -12,9 +12,12 @@ export interface PdsOptions extends PrintOptions {
 
 /** A command that talks to a PDS as its administrator. Its options stand with it, wherever they are given. */
 export function adminCommand(group: Command, usage: string, description: string): Command {
-  return group
-    .command(usage)
-    .description(description)
+  return addAdminOptions(group.command(usage).description(description))
+}
+
+/** How such a command is told of the PDS and its password. */
+export function addAdminOptions(command: Command): Command {
+  return command
     .addOption(new Option('--pds <url>', 'the PDS').env('MILLISKY_PDS').default(PDS_DEFAULT))
     .addOption(new Option('--admin-password <password>', "the PDS's admin password").env('PDS_ADMIN_PASSWORD'))
     .addOption(new Option('--json', 'print JSON'))

@@ -35,6 +35,8 @@ export interface WantedAccount {
   did?: Did
   /** Whose service token came with the request. */
   provenBy: Did | null
+  /** The operator wants it: no invite code is needed. */
+  byOperator?: boolean
 }
 
 export interface AccountsParts {
@@ -74,7 +76,7 @@ export class Accounts {
    */
   async create(wanted: WantedAccount): Promise<Account> {
     checkNewPassword(wanted.password)
-    if (this.#parts.inviteRequired && !wanted.inviteCode) {
+    if (this.#parts.inviteRequired && !wanted.inviteCode && !wanted.byOperator) {
       throw new Refused('InvalidInviteCode', 'No invite code provided')
     }
     if (!wanted.email) throw new Refused('InvalidRequest', 'Email is required')

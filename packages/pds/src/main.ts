@@ -10,9 +10,10 @@ import { type Db, openDb } from '@millisky/server/db/db'
 import { type FetchBytes, Fetcher, type LookupAll } from '@millisky/server/fetch'
 import { addHealth, createHttp, listen } from '@millisky/server/http'
 import { dnsTxt, Identities, type ResolveTxt } from '@millisky/server/identity'
-import { Lanes } from '@millisky/server/lanes'
+import { Lanes, type LanesOptions } from '@millisky/server/lanes'
 import { openSqlLog, type SqlLog } from '@millisky/server/log/sql'
 import { addressKey, bypassOf } from '@millisky/server/rate'
+import { createSharedCounters, type SharedCounters } from '@millisky/server/rate-postgres'
 import { Subscription } from '@millisky/server/subscribe'
 import { startTelemetry } from '@millisky/server/telemetry'
 import { createLog, createMetrics, type Logger } from '@millisky/server/trace'
@@ -22,6 +23,7 @@ import type { FastifyInstance } from 'fastify'
 import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addAdminAccountApi } from './api/admin-accounts.ts'
+import { addAdminAdmissionApi } from './api/admin-admission.ts'
 import { addAdminInviteApi } from './api/admin-invites.ts'
 import { addAdminRelayApi } from './api/admin-relays.ts'
 import { addAdminStorageApi } from './api/admin-storage.ts'
@@ -52,6 +54,7 @@ import { Credentials } from './credentials.ts'
 import { Departures } from './departures.ts'
 import { DidUpdates } from './did-updates.ts'
 import { Exports } from './exports.ts'
+import { ForeignChanges } from './foreign-changes.ts'
 import type { HandleRules } from './handles.ts'
 import { Imports } from './imports.ts'
 import { Lexicons } from './lexicons.ts'
@@ -172,16 +175,13 @@ export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Pr
 }
 
 /** State, and the rules for changing it. */
-interface Core {
-  store: Store
+interface Core extends Pick<Storage, 'store' | 'eventLog' | 'staging' | 'counters'> {
   lanes: Lanes
   repos: Repos
   lifecycle: Lifecycle
   blobs: Blobs
   departures: Departures
-  eventLog: SqlLog
-  /** Folder of what is on its way in. */
-  staging: string
+  foreign: ForeignChanges
   /** Told after each commit. */
   onCommit: () => void
 }
@@ -194,23 +194,35 @@ export interface Storage {
   driver: BlobDriver
   /** Folder of what is on its way in. */
   staging: string
+  /** Where several processes may be at the database: keeps the others out of a lane. */
+  hold: LanesOptions['hold']
+  /** There too: counts for all of them. */
+  counters: SharedCounters | undefined
 }
 
-/** Opens the database and the place of blobs. @param options.firstSeq - No event gets a seq below. */
-export async function openStorage(
-  settings: PdsSettings,
-  { log, now, firstSeq }: { log: Logger; now: () => number; firstSeq?: number },
-): Promise<Storage> {
+interface StorageOptions {
+  log: Logger
+  now: () => number
+  /** No event gets a seq below. */
+  firstSeq?: number
+  /** Shown events that other processes may have made. */
+  fetched?: (frames: readonly Uint8Array[]) => void
+}
+
+/** Opens the database and the place of blobs. */
+export async function openStorage(settings: PdsSettings, options: StorageOptions): Promise<Storage> {
+  const { log } = options
   const { databaseUrl, blobDirectory } = storagePaths(settings)
   const db = await openDb<PdsSchema>(databaseUrl, { migrations, log })
-  const from = firstSeq === undefined ? {} : { firstSeq }
-  const eventLog = await openSqlLog(db as unknown as Db<never>, { withSeq, now, log, ...from })
+  const eventLog = await openSqlLog(db as unknown as Db<never>, { ...options, withSeq })
   const staging = join(blobDirectory, '.staging')
   return {
     store: createSqlStore(db, eventLog),
     eventLog,
     driver: await openBlobs(settings, blobDirectory, staging),
     staging,
+    hold: db.kind === 'postgres' ? name => db.hold(name) : undefined,
+    counters: db.kind === 'postgres' ? createSharedCounters(db, options) : undefined,
   }
 }
 
@@ -225,8 +237,11 @@ async function openBlobs(settings: PdsSettings, root: string, staging: string): 
 async function openCore(settings: PdsSettings, log: Logger, now: () => number, given?: BlobDriver): Promise<Core> {
   const { firstSeq } = settings
   const from = firstSeq === undefined ? {} : { firstSeq }
-  const { store, eventLog, driver, staging } = await openStorage(settings, { log, now, ...from })
-  const lanes = new Lanes()
+  const foreign = new ForeignChanges()
+  const fetched = (frames: readonly Uint8Array[]) => foreign.show(frames)
+  const opened = await openStorage(settings, { log, now, fetched, ...from })
+  const { store, driver, hold } = opened
+  const lanes = new Lanes({ hold })
   const tids = new TidClock({ now, clockId: randomInt(1024) })
   const repos = new Repos({ store, lanes, tids, now, onCommit: () => core.onCommit() })
   const blobs = new Blobs({
@@ -240,7 +255,7 @@ async function openCore(settings: PdsSettings, log: Logger, now: () => number, g
   })
   const lifecycle = new Lifecycle(repos)
   const departures = new Departures({ store, lifecycle, blobs, log })
-  const core: Core = { store, lanes, repos, lifecycle, blobs, departures, eventLog, staging, onCommit: () => {} }
+  const core: Core = { ...opened, lanes, repos, lifecycle, blobs, departures, foreign, onCommit: () => {} }
   return core
 }
 
@@ -359,13 +374,14 @@ async function addMethods(parts: MethodParts): Promise<void> {
     recoveryDidKey: settings.recoveryDidKey,
     directory: { plcUrl: settings.plcUrl, fetch: trustedFetch },
   }
+  parts.foreign.attach(identities)
   const accounts: Accounts = new Accounts({ ...shared, inviteRequired: settings.inviteRequired })
   const tokens = new Tokens(settings.jwtSecret ?? (await keptSecret(store)), names.did, now)
   const serviceTokens = new ServiceTokens({ identities, audiences: [names.did, `${names.did}#atproto_pds`], now })
   const { modServiceDid } = settings
   const access = createAccess({ tokens, serviceTokens, accounts: store.accounts, adminPassword, modServiceDid })
   const sessions = new Sessions({ store, tokens, now })
-  const limits = settings.rateLimits ? createLimits() : undefined
+  const limits = settings.rateLimits ? createLimits(parts.counters?.store) : undefined
   const targets = new Targets({ services: servicesOf(settings), identities })
   const proxy = new ServiceProxy({ ...parts.send, targets, repos, access, settings, now })
   const xrpc = new Xrpc(http, {
@@ -423,6 +439,7 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addStatusApi(xrpc, { ...parts, didUpdates })
   addIdentityApi(xrpc, { ...parts, codes, didUpdates })
   addAdminAccountApi(xrpc, { ...parts, credentials, didUpdates })
+  addAdminAdmissionApi(xrpc, parts)
   addAdminInviteApi(xrpc, parts)
   addAdminRelayApi(xrpc, parts)
   addAdminStorageApi(xrpc, parts)
@@ -451,6 +468,7 @@ function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs:
     await core.departures.removeDue(now())
     await core.store.tickets.removeReservedKeysBefore(now() - RESERVED_KEY_MS)
     await core.eventLog.prune({ ageMs: windowMs, now: now() })
+    await core.counters?.prune()
   }
   const timer = setInterval(() => {
     if (busy) return

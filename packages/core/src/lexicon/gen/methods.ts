@@ -308,6 +308,7 @@ export const procedures: ReadonlySet<string> = new Set([
   'com.atproto.temp.requestPhoneVerification',
   'com.atproto.temp.revokeAccountCredentials',
   'net.millisky.pds.announceAccount',
+  'net.millisky.pds.createAccount',
   'net.millisky.pds.updateSuspension',
   'net.millisky.relay.admin.addHost',
   'net.millisky.relay.admin.banDomain',
