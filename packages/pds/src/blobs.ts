@@ -154,9 +154,12 @@ export class Blobs {
     return this.#parts.driver.open(did, cid, range)
   }
 
-  /** After an account is gone. */
+  /** After an account is gone, unless it has come back meanwhile. */
   removeAll(did: Did): Promise<void> {
-    return this.#parts.driver.removeAll(did)
+    const { driver, store, lanes } = this.#parts
+    return lanes.run(did, async () => {
+      if (!(await store.accounts.byDid(did))) await driver.removeAll(did)
+    })
   }
 
   /** Removes blobs that nothing has referred to for the grace, and what crashes left behind; or only counts them. */

@@ -146,13 +146,17 @@ export class Lifecycle {
     })
   }
 
-  /** The account and all it has is gone from here. The bytes of its blobs are the caller's to remove. */
-  remove(did: Did): Promise<void> {
+  /**
+   * The account and all it has is gone from here, if `only` holds. The bytes of its blobs are the caller's to remove.
+   * Returns whether it was here and is gone.
+   */
+  remove(did: Did, only: (account: Account) => boolean = () => true): Promise<boolean> {
     return this.#repos.lanes.run(did, async () => {
       const account = await this.#repos.store.accounts.byDid(did)
-      if (!account) return
+      if (!account || !only(account)) return false
       const event = accountEvent({ did, active: false, status: 'deleted' }, this.#time())
       await this.#repos.store.accounts.remove(account.id, [pending(did, event)])
+      return true
     })
   }
 

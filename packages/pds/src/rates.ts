@@ -1,5 +1,5 @@
-/** How often what may be called. Source: pds.md, "Rate limits of the reference": the numbers are the reference's. */
-import { addressKey, RateLimit, type RateRule } from '@millisky/server/rate'
+/** How often what may be called. Source: pds.md, "Rate limits of the reference": the numbers are the reference's, but for one that it lacks. */
+import { addressKey, type CounterStore, RateLimit, type RateRule } from '@millisky/server/rate'
 import type { FastifyRequest } from 'fastify'
 
 const MINUTE = 60_000
@@ -9,10 +9,9 @@ const DAY = 24 * HOUR
 /** All limits of the server. */
 export type Limits = ReturnType<typeof createLimits>
 
-/** @param limit - Makes one limit; replaced where several nodes count together. */
-export function createLimits(
-  limit = (name: string, points: number, windowMs: number) => new RateLimit(name, { points, windowMs }),
-) {
+/** @param store - Where points are counted; in this process unless told. */
+export function createLimits(store?: CounterStore) {
+  const limit = (name: string, points: number, windowMs: number) => new RateLimit(name, { points, windowMs }, store)
   return {
     /** For each address, of everything but exports. */
     all: limit('all', 3_000, 5 * MINUTE),
@@ -26,6 +25,7 @@ export function createLimits(
     /** For each address. */
     signUps: [limit('sign-up', 100, 5 * MINUTE)],
     handleChecks: [limit('handle-check', 100, 5 * MINUTE)],
+    /** For each address; ours, since a lookup asks strangers in the caller's stead. The reference has no number for it. */
     resolutions: [limit('resolve', 300, 5 * MINUTE)],
     keyReservations: [limit('reserve-key', 100, 5 * MINUTE)],
     deletions: [limit('delete-account', 50, 5 * MINUTE)],

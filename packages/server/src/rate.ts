@@ -9,7 +9,7 @@ import { Refused } from '@millisky/core/errors'
 import { sha256 } from '@millisky/core/hash'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import ipaddr from 'ipaddr.js'
-import { type RateLimiterAbstract, RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
+import { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible'
 
 /** Where a caller stands with one limit after a call. */
 export interface Allowance {
@@ -23,17 +23,51 @@ export interface Allowance {
   readonly isExceeded: boolean
 }
 
-/** Makes the counters behind a limit: in this process unless told, or shared by several nodes. */
-export type CounterStore = (options: { keyPrefix: string; points: number; duration: number }) => RateLimiterAbstract
+/** What a limit is: so many points in a window. */
+export interface CounterOptions {
+  /** Of the limit; tells apart those that share a store. */
+  readonly name: string
+  readonly points: number
+  readonly windowSeconds: number
+}
 
-const inMemory: CounterStore = options => new RateLimiterMemory(options)
+/** The counters behind one limit. */
+export interface Counters {
+  /** Takes points, also when there are not enough left. */
+  take(key: string, points: number): Promise<Pick<Allowance, 'remaining' | 'resetMs' | 'isExceeded'>>
+  reset(key: string): Promise<void>
+}
+
+/** Makes the counters behind a limit: in this process unless told, or shared by several, see `rate-postgres.ts`. */
+export type CounterStore = (options: CounterOptions) => Counters
+
+/** Counters of this process alone. */
+export const inMemory: CounterStore = ({ name, points, windowSeconds }) => {
+  const limiter = new RateLimiterMemory({ keyPrefix: name, points, duration: windowSeconds })
+  const told = ({ remainingPoints, msBeforeNext }: RateLimiterRes, isExceeded: boolean) => {
+    return { remaining: remainingPoints, resetMs: msBeforeNext, isExceeded }
+  }
+  return {
+    async take(key, cost) {
+      try {
+        return told(await limiter.consume(key, cost), false)
+      } catch (refused) {
+        if (refused instanceof RateLimiterRes) return told(refused, true)
+        throw refused
+      }
+    },
+    async reset(key) {
+      await limiter.delete(key)
+    },
+  }
+}
 
 /** So many points in each window for each key. A window starts with the first call of its key. */
 export class RateLimit {
   readonly name: string
   readonly points: number
   readonly windowSeconds: number
-  readonly #counters: RateLimiterAbstract
+  readonly #counters: Counters
 
   /** @param name - Tells apart the limits that share a store. */
   constructor(
@@ -44,27 +78,18 @@ export class RateLimit {
     this.name = name
     this.points = points
     this.windowSeconds = Math.max(1, Math.round(windowMs / 1000))
-    this.#counters = store({ keyPrefix: name, points, duration: this.windowSeconds })
+    this.#counters = store({ name, points, windowSeconds: this.windowSeconds })
   }
 
   /** Takes points, also when there are not enough left. Rejects only if the store fails. */
   async take(key: string, points = 1): Promise<Allowance> {
-    try {
-      return this.#allowance(await this.#counters.consume(key, points), false)
-    } catch (refused) {
-      if (refused instanceof RateLimiterRes) return this.#allowance(refused, true)
-      throw refused
-    }
+    const { remaining, resetMs, isExceeded } = await this.#counters.take(key, points)
+    return { points: this.points, windowSeconds: this.windowSeconds, remaining, resetMs, isExceeded }
   }
 
   /** Forgets what a key has used, as after a login that succeeded. */
   async reset(key: string): Promise<void> {
-    await this.#counters.delete(key)
-  }
-
-  #allowance({ remainingPoints, msBeforeNext }: RateLimiterRes, isExceeded: boolean): Allowance {
-    const { points, windowSeconds } = this
-    return { points, windowSeconds, remaining: remainingPoints, resetMs: msBeforeNext, isExceeded }
+    await this.#counters.reset(key)
   }
 }
 

@@ -7,6 +7,7 @@
 import type { PostgresDb, SqliteDb } from '@millisky/server/db/db'
 import type { Migration } from '@millisky/server/db/migrate'
 import { EVENT_LOG_MIGRATION } from '@millisky/server/log/sql'
+import { RATE_MIGRATION } from '@millisky/server/rate-postgres'
 import { type Generated, type RawBuilder, sql } from 'kysely'
 
 export interface AccountTable {
@@ -256,4 +257,4 @@ const takedowns: Migration = {
 }
 
 /** The history of the schema. */
-export const migrations: readonly Migration[] = [EVENT_LOG_MIGRATION, tables, takedowns]
+export const migrations: readonly Migration[] = [EVENT_LOG_MIGRATION, tables, takedowns, RATE_MIGRATION]
