@@ -23,6 +23,7 @@ import type { FastifyInstance } from 'fastify'
 import { createAccess, type PdsAccess } from './access.ts'
 import { Accounts } from './accounts.ts'
 import { addAdminAccountApi } from './api/admin-accounts.ts'
+import { addAdminAdmissionApi } from './api/admin-admission.ts'
 import { addAdminInviteApi } from './api/admin-invites.ts'
 import { addAdminRelayApi } from './api/admin-relays.ts'
 import { addAdminStorageApi } from './api/admin-storage.ts'
@@ -438,6 +439,7 @@ function addAccountMethods(xrpc: Xrpc, parts: AccountMethodParts): void {
   addStatusApi(xrpc, { ...parts, didUpdates })
   addIdentityApi(xrpc, { ...parts, codes, didUpdates })
   addAdminAccountApi(xrpc, { ...parts, credentials, didUpdates })
+  addAdminAdmissionApi(xrpc, parts)
   addAdminInviteApi(xrpc, parts)
   addAdminRelayApi(xrpc, parts)
   addAdminStorageApi(xrpc, parts)
