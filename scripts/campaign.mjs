@@ -25,7 +25,8 @@ while (Date.now() < deadline) {
   console.log(`round ${++rounds}: ${files.length} files, seed ${seed}`)
   const { status } = spawnSync(process.execPath, ['scripts/test.mjs', '--test-reporter=dot', ...files], {
     stdio: 'inherit',
-    env: { ...process.env, MILLISKY_TEST_SEED: String(seed) },
+    // Bad inputs by the ten thousand.
+    env: { ...process.env, MILLISKY_TEST_SEED: String(seed), MILLISKY_TEST_CALLS: '10000' },
   })
   if (status !== 0) {
     console.error(`failed: repeat with MILLISKY_TEST_SEED=${seed} npm test -- ${files.join(' ')}`)
