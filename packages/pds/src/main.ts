@@ -75,6 +75,9 @@ import { createSqlStore } from './store/sql.ts'
 import type { Store } from './store/store.ts'
 import { Tokens } from './tokens.ts'
 
+/** A file that grows while it is mapped costs page faults, and what is mapped counts as memory of the process. */
+const DATABASE_MEMORY = { mapBytes: 0, cacheBytes: 16 * 1_048_576 }
+
 /** What tests replace. */
 export interface PdsParts {
   log?: Logger
@@ -213,7 +216,7 @@ interface StorageOptions {
 export async function openStorage(settings: PdsSettings, options: StorageOptions): Promise<Storage> {
   const { log } = options
   const { databaseUrl, blobDirectory } = storagePaths(settings)
-  const db = await openDb<PdsSchema>(databaseUrl, { migrations, log })
+  const db = await openDb<PdsSchema>(databaseUrl, { migrations, log, ...DATABASE_MEMORY })
   const eventLog = await openSqlLog(db as unknown as Db<never>, { ...options, withSeq })
   const staging = join(blobDirectory, '.staging')
   return {
