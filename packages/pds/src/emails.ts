@@ -3,7 +3,8 @@ import { Refused } from '@millisky/core/errors'
 import { isDisposableEmailDomain } from 'disposable-email-domains-js'
 import { type Account, type Store, Taken } from './store/store.ts'
 
-const ADDRESS = /^[^\s@<>()[\],;:"\\]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9])$/
+const ADDRESS =
+  /^[^\s\p{Cc}@<>()[\],;:"\\]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9])$/u
 const LENGTH_MAX = 254
 
 /**

@@ -1,7 +1,7 @@
 // Who may call what: every method of the server by every kind of caller.
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { procedures, queries } from '@millisky/core/lexicon/gen/methods'
@@ -24,7 +24,8 @@ const DEMANDS: Record<string, string> = {
     server.requestEmailConfirmation server.confirmEmail identity.getRecommendedDidCredentials
     identity.submitPlcOperation identity.updateHandle temp.checkSignupQueue repo.applyWrites repo.createRecord
     repo.deleteRecord repo.putRecord repo.uploadBlob repo.listMissingBlobs
-    app.bsky.actor.putPreferences`,
+    app.bsky.actor.putPreferences
+    app.bsky.notification.registerPush app.bsky.notification.unregisterPush`,
   'user+': 'server.getServiceAuth app.bsky.actor.getPreferences moderation.createReport',
   full: `server.activateAccount server.createAppPassword server.getAccountInviteCodes server.requestAccountDelete
     server.requestEmailUpdate server.updateEmail repo.importRepo`,
@@ -101,6 +102,7 @@ function forge(claims: object): string {
 /** Parameters that pass, so that the caller is looked at; bodies are read after. */
 function paramsOf(nsid: string, did: string): Record<string, string> {
   const file = join(import.meta.dirname, '../../../../lexicons', `${nsid.replaceAll('.', '/')}.json`)
+  if (!existsSync(file)) return {}
   const { parameters } = JSON.parse(readFileSync(file, 'utf8')).defs.main
   const samples: Record<string, string> = {
     did,

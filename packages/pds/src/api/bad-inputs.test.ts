@@ -1,5 +1,6 @@
 // Whatever is sent to whichever method, by whomever: an answer of the protocol, never a failure of the server.
 import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -38,6 +39,10 @@ const nasty = fc.constantFrom<unknown>(
   "'; drop table account; --",
   '%00',
   'a'.repeat(5_000),
+  // One that does not compress, for keys of an index.
+  randomBytes(9_000).toString('base64'),
+  'a\0b',
+  '\0@example.com',
   '\ud800',
   'handle.invalid',
   'did:plc:',

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { Unavailable } from '@millisky/core/errors'
+import { Malformed, Unavailable } from '@millisky/core/errors'
 import type { CompiledQuery, DatabaseConnection, Kysely, QueryResult } from 'kysely'
 import pg from 'pg'
 import type { Executor, OpenDbOptions, PostgresDb, TransactionOptions, Tx } from './db.ts'
@@ -211,10 +211,15 @@ const CONNECTION_CODES = new Set([
   'ENOENT',
 ])
 
-/** A lost or refused connection becomes Unavailable; every other error stays as it is. */
+/** A text with a NUL, of which PostgreSQL has none; one that is too long for an index. */
+const UNKEEPABLE: ReadonlySet<unknown> = new Set(['22021', '22P05', '54000'])
+
+/** A lost or refused connection becomes Unavailable, what cannot be kept Malformed; every other error stays as it is. */
 function translate(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof Unavailable) return error
   const code = (error as { code?: unknown }).code
+  // Only what came from outside is so; it is told apart here so that no method need look for it.
+  if (UNKEEPABLE.has(code)) return new Malformed('A text is too long, or has a character that cannot be kept')
   const lost =
     (typeof code === 'string' && (CONNECTION_CODES.has(code) || /^(08...|57P0[1-3]|53300)$/.test(code))) ||
     /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/.test(
