@@ -76,7 +76,13 @@ export class Fold<E> {
     const pairs = directory?.drain() ?? []
     try {
       const accounts = Array.from(changed, account => account.durable!)
-      await store.fold.save({ watermark, accounts, hosts: unsaved.map(folded), directory: pairs })
+      await store.fold.save({
+        watermark,
+        cursorsAt: watermark,
+        accounts,
+        hosts: unsaved.map(folded),
+        directory: pairs,
+      })
       this.#watermark = watermark
       for (const account of changed) account.pins--
     } catch (error) {

@@ -252,7 +252,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     failed: onFatal,
   })
   await beginDirectory(store.settings, now())
-  const repeats = await Repeats.of(events, await store.fold.watermark())
+  const repeats = await Repeats.of(events, await store.fold.cursorsAt())
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {

@@ -23,10 +23,10 @@ export class Repeats {
     return this.#told.size
   }
 
-  /** Reads the end of a log, from a little before the seq up to which everything was saved. */
-  static async of(log: Log, saved: number): Promise<Repeats> {
+  /** Reads the end of a log, from a little before the seq at which cursors were last saved. */
+  static async of(log: Log, cursorsAt: number): Promise<Repeats> {
     const repeats = new Repeats()
-    let after = Math.max(saved - LOOK_BACK, log.oldest - 1, 0)
+    let after = Math.max(cursorsAt - LOOK_BACK, log.oldest - 1, 0)
     while (after < log.head) {
       const batch = await log.read(after, { bytes: READ_BYTES })
       if (batch.last === after) break

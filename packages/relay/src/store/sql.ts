@@ -27,6 +27,7 @@ import type {
 /** Rows in one statement of PostgreSQL; each is seven parameters of 65,535. */
 const CHUNK = 500
 const WATERMARK = 'fold-watermark'
+const CURSORS_AT = 'fold-cursors-at'
 
 export function createSqlStore(db: Db<RelaySchema>): RelayStore {
   const identities = new SqlIdentities(db)
@@ -233,18 +234,21 @@ function createFoldStore(db: Db<RelaySchema>): FoldStore {
   )
   const collections = prepareDirectoryFold(db)
   const hostRow = ({ id, cursor, streak, accounts }: FoldedHost) => [cursor, streak, accounts, id] as const
+  const read = async (name: string): Promise<number> => {
+    const row = await kysely.selectFrom('setting').select('value').where('name', '=', name).executeTakeFirst()
+    return row ? Number(row.value) : 0
+  }
   return {
-    async watermark() {
-      const row = await kysely.selectFrom('setting').select('value').where('name', '=', WATERMARK).executeTakeFirst()
-      return row ? Number(row.value) : 0
-    },
-    async save({ watermark, accounts, hosts, directory = [] }) {
+    watermark: () => read(WATERMARK),
+    cursorsAt: () => read(CURSORS_AT),
+    async save({ watermark, cursorsAt, accounts, hosts, directory = [] }) {
       if (db.kind === 'sqlite') {
         await (db as SqliteDb<RelaySchema>).transactionGrouped(tx => {
           for (const stored of accounts) tx.run(account, foldedRow(stored))
           for (const folded of hosts) tx.run(host, [...hostRow(folded)])
           collections.saveSync(tx, directory)
           tx.run(setting, [WATERMARK, String(watermark)])
+          if (cursorsAt !== undefined) tx.run(setting, [CURSORS_AT, String(cursorsAt)])
         })
         return
       }
@@ -256,6 +260,7 @@ function createFoldStore(db: Db<RelaySchema>): FoldStore {
         for (const folded of hosts) await tx.run(host, [...hostRow(folded)])
         await collections.save(tx, directory)
         await tx.run(setting, [WATERMARK, String(watermark)])
+        if (cursorsAt !== undefined) await tx.run(setting, [CURSORS_AT, String(cursorsAt)])
       })
     },
   }
