@@ -88,7 +88,8 @@ export class Tokens {
   async readRefresh(token: string, { expired = false } = {}): Promise<RefreshToken> {
     const { scope, jti, sub } = await this.#verify(token, 'refresh+jwt', expired)
     if (scope !== SCOPES.refresh) throw invalid('Bad token scope')
-    if (!jti) throw new Refused('MissingTokenId', 'Unexpected missing refresh token id', 401)
+    if (typeof jti !== 'string' || jti === '')
+      throw new Refused('MissingTokenId', 'Unexpected missing refresh token id', 401)
     return { did: sub as Did, id: jti }
   }
 

@@ -102,6 +102,16 @@ function anyOf(schema: Schema, dids: string[]): fc.Arbitrary<unknown> {
   return fc.oneof({ arbitrary: fitting(), weight: 5 }, { arbitrary: nasty, weight: 1 })
 }
 
+/** As a URL can say it; an object may have a `toString` that is none. */
+function asText(params: Record<string, unknown>): Record<string, unknown> {
+  const text = (value: unknown) => (typeof value === 'object' ? JSON.stringify(value) : String(value))
+  const all = Object.entries(params).map(([name, value]) => [
+    name,
+    Array.isArray(value) ? value.map(text) : text(value),
+  ])
+  return Object.fromEntries(all)
+}
+
 function objectOf(schema: Schema | undefined, dids: string[]): fc.Arbitrary<Record<string, unknown>> {
   const properties = Object.entries(schema?.properties ?? {})
   return fc.record(Object.fromEntries(properties.map(([name, of]) => [name, anyOf(of, dids)])), { requiredKeys: [] })
@@ -184,7 +194,7 @@ async function callAtRandom(t: TestContext, databaseUrl: string): Promise<void> 
       raw: fc.option(rawBody, { freq: 4 }),
       type: fc.constantFrom(...TYPES),
       nsid: fc.constant(nsid),
-      params: objectOf(parameters, dids),
+      params: objectOf(parameters, dids).map(asText),
       body,
       headers: fc.constantFrom(...callers),
     })
