@@ -117,10 +117,23 @@ const APP_VIEW_CONNECTIONS = 256
 
 /** Opens the database; {@link Pds.listen} then begins to serve. */
 export async function createPds(settings: PdsSettings, parts: PdsParts = {}): Promise<Pds> {
-  const { log = createLog({ name: 'pds', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
+  const { log = createLog({ name: 'pds', level: settings.logLevel }), now = Date.now } = parts
+  const core = await openCore(settings, log, now, parts.blobs)
+  try {
+    return await assemble(core, settings, { ...parts, log, now })
+  } catch (error) {
+    // Open connections would keep a process from ending.
+    await core.store.close()
+    throw error
+  }
+}
+
+type Assembling = PdsParts & Required<Pick<PdsParts, 'log' | 'now'>>
+
+async function assemble(core: Core, settings: PdsSettings, parts: Assembling): Promise<Pds> {
+  const { log, version = '0.0.0', now } = parts
   const names = serviceNames(settings, settings.port === 0 ? await freePort() : settings.port)
   const port = settings.port === 0 ? Number(new URL(names.publicUrl).port) : settings.port
-  const core = await openCore(settings, log, now, parts.blobs)
   const outside = openOutside(settings, names, version, log, now, parts)
   core.onCommit = () => outside.crawlers.notify()
   const registry = () => createMetrics({ process: true })

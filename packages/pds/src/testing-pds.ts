@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { asDid, asHandle, type Did } from '@millisky/core/syntax'
 import { readSettings } from '@millisky/server/config'
+import { testDatabases } from '@millisky/server/db/testing'
 import { silentLog } from '@millisky/server/trace'
 import { settings as settingsTable } from './config.ts'
 import { createPds, type Pds, type PdsParts } from './main.ts'
@@ -47,6 +48,7 @@ export async function startTestPds(
   parts: PdsParts = {},
 ): Promise<TestPds> {
   const folder = await mkdtemp(join(tmpdir(), 'millisky-pds-'))
+  const database = await chosenDatabase()
   const settings = readSettings(settingsTable, [], {
     env: {
       PDS_PORT: '0',
@@ -58,12 +60,14 @@ export async function startTestPds(
       PDS_ADMIN_PASSWORD: ADMIN_PASSWORD,
       PDS_JWT_SECRET: JWT_SECRET,
       PDS_DID_PLC_URL: 'http://127.0.0.1:1',
+      ...(database ? { PDS_DATABASE_URL: database.url } : {}),
       ...env,
     },
   })
   const pds = await createPds(settings, { log: silentLog, ...parts })
   t.after(async () => {
     await pds.close()
+    await database?.remove()
     await rm(folder, { recursive: true, force: true })
   })
   await pds.listen()
@@ -86,6 +90,16 @@ export async function startTestPds(
       })
     },
   }
+}
+
+/** With MILLISKY_TEST_PDS_ON=postgres all of these tests run over PostgreSQL instead of SQLite. */
+async function chosenDatabase(): Promise<{ url: string; remove: () => Promise<void> } | null> {
+  if (process.env.MILLISKY_TEST_PDS_ON !== 'postgres') return null
+  const postgres = testDatabases().find(({ name }) => name === 'postgres')!
+  if (postgres.skip) throw new Error(postgres.skip)
+  const removals: (() => Promise<void>)[] = []
+  const url = await postgres.url({ after: fn => removals.push(fn) })
+  return { url, remove: async () => void (await Promise.all(removals.map(fn => fn()))) }
 }
 
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567'
