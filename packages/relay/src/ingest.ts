@@ -69,8 +69,11 @@ export interface IngestLimits {
   bytes: number
 }
 
-/** Events that each host may have under way however many there are of others. */
+/** What each host may have under way however much there is of others. */
 const HOST_SHARE = 20
+const HOST_SHARE_BYTES = 128 * 1024
+/** A frame that waits for long is copied out of a receive buffer so many times its size. */
+const BUFFER_SHARE = 2
 
 export const INGEST_LIMITS: Readonly<IngestLimits> = {
   hostEvents: 2_000,
@@ -110,6 +113,11 @@ export interface IngestParts {
     /** An account was heard for the first time. */
     discovered?(): void
   }
+}
+
+/** The frame in memory of its own, where else a small one would keep much more from being freed while it waits. */
+function owned(frame: Uint8Array): Uint8Array {
+  return frame.buffer.byteLength > BUFFER_SHARE * frame.byteLength ? new Uint8Array(frame) : frame
 }
 
 export class Ingest {
@@ -234,7 +242,10 @@ export class Ingest {
     this.#bytes += frame.length
     const account = this.#parts.accounts.get(did)
     account.waiting.push(event)
-    if (account.isBusy) return
+    if (account.isBusy) {
+      if (host.lookups > 0) event.frame = owned(frame)
+      return
+    }
     account.isBusy = true
     if (account.isLoaded) this.#next(account)
     else this.#parts.accounts.load(account).then(() => this.#next(account), this.#parts.onFatal)
@@ -248,7 +259,9 @@ export class Ingest {
 
   /** All hosts together have too much under way for more of this one. */
   #isFull(host: Host): boolean {
-    return this.#bytes >= this.#limits.bytes || (this.#events >= this.#limits.events && host.events >= HOST_SHARE)
+    const { bytes, events } = this.#limits
+    if (this.#bytes >= bytes && host.bytes >= HOST_SHARE_BYTES) return true
+    return this.#events >= events && host.events >= HOST_SHARE
   }
 
   async #room(host: Host): Promise<void> {
@@ -316,6 +329,7 @@ export class Ingest {
     const { host } = event
     const isHint = event.t === '#identity'
     host.lookups++
+    event.frame = owned(event.frame)
     this.#parts.lookup
       .resolve(account.did, { host, fresh: options.fresh ?? false, isPatient: !isHint })
       .then(identity => {

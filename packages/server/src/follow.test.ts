@@ -120,18 +120,19 @@ test('text, too much, broken framing and a cut line each have their name', async
     ['frame-too-big', socket => socket.send(Buffer.alloc(2_000))],
     ['protocol', socket => (socket as unknown as { _socket: Socket })._socket.write(Buffer.from([0xf3, 0x05, 1, 2]))],
     ['lost', socket => socket.terminate()],
+    ['protocol', socket => [...Array(300)].forEach((_, i) => void (i % 2 ? socket.ping() : socket.pong()))],
   ]
   const { url } = await host((socket, nth) => {
     socket.send(frame(nth))
     rude[(nth - 1) % rude.length]?.[1](socket)
   })
   const { ended, got } = following(url, { settings: { frameBytes: 1_000 } })
-  const ends = await ended(4)
+  const ends = await ended(5)
   assert.deepEqual(
     ends.map(end => end.reason),
     rude.map(([reason]) => reason),
   )
-  assert.deepEqual(got.slice(0, 4), [1, 2, 3, 4].map(frame), 'what came before the offence counts')
+  assert.deepEqual(got.slice(0, 5), [1, 2, 3, 4, 5].map(frame), 'what came before the offence counts')
 })
 
 test('an error frame ends the connection and is no progress; an info frame is a frame', async () => {

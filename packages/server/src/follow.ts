@@ -120,6 +120,10 @@ export interface FollowParts {
 
 export type FollowState = 'connecting' | 'open' | 'waiting' | 'stopped'
 
+/** Pings and pongs that may come at once, and in a second in the long run; the other side that sends more is up to no good. */
+const CONTROL_BURST = 100
+const CONTROL_PER_SECOND = 10
+
 /** A stream being followed; it goes on until {@link stop}. */
 export class Follow {
   readonly #parts: FollowParts
@@ -218,6 +222,7 @@ class Connection {
   #delivering: Promise<void> | null = null
   #heardAt = 0
   #pinged = false
+  #controls = 0
 
   constructor(parts: FollowParts, settings: FollowSettings, now: () => number) {
     this.#parts = parts
@@ -278,8 +283,8 @@ class Connection {
       request.destroy()
     })
     socket.on('message', (data, isBinary) => this.#received(data as Buffer, isBinary))
-    const heard = () => this.#heard()
-    socket.on('ping', heard).on('pong', heard)
+    const control = () => this.#control()
+    socket.on('ping', control).on('pong', control)
     socket.on('error', error => this.end(this.openedAt === null ? whyNot(error) : whyBroken(error)))
     socket.on('close', (code, reason) => {
       if (code === 1006) this.end({ reason: 'lost', detail: 'The connection was lost' })
@@ -299,6 +304,14 @@ class Connection {
   #heard(): void {
     this.#heardAt = this.#now()
     this.#pinged = false
+  }
+
+  /** Frames have their limits elsewhere; these cost the caller nothing but time. */
+  #control(): void {
+    this.#heard()
+    const openMs = this.#now() - (this.openedAt ?? this.#now())
+    if (++this.#controls <= CONTROL_BURST + (openMs / 1_000) * CONTROL_PER_SECOND) return
+    this.end({ reason: 'protocol', detail: 'Far too many pings or pongs' })
   }
 
   #received(frame: Buffer, isBinary: boolean): void {

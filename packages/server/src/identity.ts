@@ -12,6 +12,7 @@ import {
   type Handle,
   isDid,
   isHandle,
+  isPlcDid,
   isResolvableHandle,
   normalizeHandle,
 } from '@millisky/core/syntax'
@@ -42,7 +43,7 @@ export interface IdentitySettings {
   handles: Partial<MemorySettings>
   /** For one HTTP exchange, and for DNS; default 3 s. */
   timeoutMs: number
-  /** Lookups in flight; more wait. Default 256. */
+  /** Lookups in flight, of did:plc and of all else each; more wait. Default 256. */
   lookupsMax: number
   /** Lookups waiting; more are refused. Default 10,000. */
   waitingMax: number
@@ -90,19 +91,23 @@ export class Identities {
   readonly #handles: Memory<Handle, Did>
   readonly #handleSources: HandleSources
   readonly #gate: Gate
+  /** Of the directory, for which nobody waits because hosts that strangers name are slow. */
+  readonly #plcGate: Gate
 
   constructor(parts: IdentitiesParts) {
     this.#parts = parts
     const { settings = {}, fetch, plcFetch = fetch, now = Date.now, development } = parts
     const { timeoutMs = 3_000 } = settings
-    this.#gate = new Gate(settings.lookupsMax ?? 256, settings.waitingMax ?? 10_000)
+    const gate = () => new Gate(settings.lookupsMax ?? 256, settings.waitingMax ?? 10_000)
+    this.#gate = gate()
+    this.#plcGate = gate()
     const plcUrl = parts.plcUrl.replace(/\/+$/, '')
     const sources: DocumentSources = { plcUrl, fetch, plcFetch, timeoutMs, development: development !== undefined }
     const wellKnownUrl = development?.wellKnownUrl
     this.#handleSources = { fetch, timeoutMs, resolveTxt: parts.resolveTxt ?? dnsTxt(), wellKnownUrl }
     this.#dids = new Memory(
       {
-        load: did => this.#gate.run(() => this.#askForDid(did, sources)),
+        load: did => (isPlcDid(did) ? this.#plcGate : this.#gate).run(() => this.#askForDid(did, sources)),
         isFinal: error => error instanceof Refused,
         now,
         store: parts.store,
