@@ -9,7 +9,7 @@ import { Blocks, MissingBlock } from '@millisky/core/blocks'
 import type { Obj } from '@millisky/core/cbor'
 import type { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
-import { Refused } from '@millisky/core/errors'
+import { Refused, Unavailable } from '@millisky/core/errors'
 import { commitEvent, type Event, encodeFrame } from '@millisky/core/event'
 import { apply, type Change, type Head, missing, type Write } from '@millisky/core/repo'
 import type { Datetime, Did, Nsid, Tid } from '@millisky/core/syntax'
@@ -147,7 +147,8 @@ export class Repos {
       try {
         return await attempt(state)
       } catch (error) {
-        if (!(error instanceof HeadMoved) || left === 1) throw error
+        if (!(error instanceof HeadMoved)) throw error
+        if (left === 1) throw new Unavailable('NotEnoughResources', 'Others write to this account', 503, 1)
       }
     }
   }
