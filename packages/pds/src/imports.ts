@@ -160,6 +160,7 @@ function* changes(
 
 function readRecord(path: string, cid: Cid, file: BlockSource) {
   if (!isRepoPath(path)) throw new Malformed(`not a record path: ${path}`)
+  if (!cid.isCbor) throw new Malformed(`record is not DAG-CBOR: ${path}`)
   const bytes = file.get(cid)
   if (!bytes) throw new MissingBlock(cid)
   if (bytes.length > RECORD_BYTES_READ_MAX) throw new Malformed(`record too large: ${path}`)
