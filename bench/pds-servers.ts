@@ -75,12 +75,16 @@ async function freePort(): Promise<number> {
 }
 
 /** Our PDS, as `node` runs it; replies are not checked against their schemas, as in production. */
-export async function startOurs(folder: string, plc: Plc): Promise<Server> {
+export async function startOurs(
+  folder: string,
+  plc: Plc,
+  { name = 'millisky', more = {} }: { name?: string; more?: NodeJS.ProcessEnv } = {},
+): Promise<Server> {
   const port = await freePort()
   const entry = fileURLToPath(new URL('../packages/cli/bin/millisky', import.meta.url))
   // Development mode would check every reply against its schema.
-  const env = { ...environment(folder, port, plc), PDS_DEV_MODE: 'false', LOG_LEVEL: 'error' }
-  return started('millisky', 1, port, spawn(entry, ['pds'], { env, stdio: ['ignore', 'ignore', 'inherit'] }))
+  const env = { ...environment(folder, port, plc), PDS_DEV_MODE: 'false', LOG_LEVEL: 'error', ...more }
+  return started(name, 1, port, spawn(entry, ['pds'], { env, stdio: ['ignore', 'ignore', 'inherit'] }))
 }
 
 const REFERENCE = `
