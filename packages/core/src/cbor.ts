@@ -345,10 +345,15 @@ let spare: Output | undefined
  * bigint, text with lone surrogates, objects that are not plain, cycles.
  */
 export function encode(value: Value, options?: CborOptions): Uint8Array {
+  return encodeSequence([value], options)
+}
+
+/** Encodes values one behind the other, as in a frame of an event stream. @throws Malformed as {@link encode} */
+export function encodeSequence(values: readonly Value[], options?: CborOptions): Uint8Array {
   const out = spare ?? new Output()
   spare = undefined
   out.at = 0
-  writeItem(out, value, options)
+  for (const value of values) writeItem(out, value, options)
   const bytes = out.bytes.slice(0, out.at)
   if (out.bytes.length <= SCRATCH_BYTES_KEPT) spare = out
   return bytes

@@ -7,9 +7,9 @@
  * Source: atproto.com/specs/event-stream, atproto.com/specs/sync, lexicon com.atproto.sync.subscribeRepos.
  */
 import type { Block } from './blocks.ts'
-import { concat, latin1 } from './bytes.ts'
+import { latin1 } from './bytes.ts'
 import { writeCar } from './car.ts'
-import { decode, decodeFirst, encode, type Obj, type Value } from './cbor.ts'
+import { decode, decodeFirst, encodeSequence, type Obj, type Value } from './cbor.ts'
 import { Cid } from './cid.ts'
 import { Malformed } from './errors.ts'
 import { FRAME_BYTES_MAX, FRAME_ITEMS_MAX, SEQ_MAX } from './limits.ts'
@@ -104,12 +104,12 @@ const OPTIONS = { floats: true } as const
 
 /** Makes the bytes of a message. `seq` is a placeholder until {@link withSeq}. */
 export function encodeFrame(event: { t: string; body: Obj }): Uint8Array {
-  return concat([encode({ t: event.t, op: 1 }), encode(event.body, OPTIONS)])
+  return encodeSequence([{ t: event.t, op: 1 }, event.body], OPTIONS)
 }
 
 /** The frame that says what went wrong before the connection is closed. `error` is a bare name such as `FutureCursor`. */
 export function errorFrame(error: string, message?: string): Uint8Array {
-  return concat([encode({ op: -1 }), encode(message === undefined ? { error } : { error, message })])
+  return encodeSequence([{ op: -1 }, message === undefined ? { error } : { error, message }])
 }
 
 /** The frame that tells something about the stream itself, such as `OutdatedCursor`. */
@@ -152,7 +152,7 @@ export function rewriteFrame(frame: Frame, fields: { [name: string]: Value | und
     if (value === undefined) delete body[name]
     else body[name] = value
   }
-  return concat([encode(frame.header, OPTIONS), encode(body, OPTIONS)])
+  return encodeSequence([frame.header, body], OPTIONS)
 }
 
 function isObj(value: Value): value is Obj {

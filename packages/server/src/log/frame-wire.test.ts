@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import * as ws from 'ws'
-import { framesOf, scanWire, toWire, toWireBatch, wireHeaderSize } from './frame-wire.ts'
+import { emptyWire, framesOf, joinWire, scanWire, toWire, toWireBatch, wireHeaderSize } from './frame-wire.ts'
 
 const SIZES = [0, 1, 125, 126, 127, 128, 255, 256, 65_535, 65_536, 65_537, 200_000]
 
@@ -33,6 +33,12 @@ test('what is wrapped is found again, whole messages only', () => {
         const frames = sizes.map((size, i) => Buffer.alloc(size, i))
         const { wire, ends } = toWireBatch(frames)
         assert.deepEqual([...framesOf(wire)], frames)
+        const filled = frames.map(frame => {
+          const message = emptyWire(frame.length)
+          message.frame.set(frame)
+          return message.wire
+        })
+        assert.deepEqual(joinWire(filled), { wire, ends })
         assert.deepEqual([...framesOf([wire, wire])], [...frames, ...frames])
         assert.deepEqual(Buffer.concat(frames.map(toWire)), wire)
         const short = wire.subarray(0, cut % (wire.length + 1))

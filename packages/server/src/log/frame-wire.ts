@@ -39,6 +39,12 @@ export function toWire(frame: Uint8Array): Uint8Array {
   return message
 }
 
+/** A message whose frame of so many bytes is still to be written, at the place that comes with it. */
+export function emptyWire(length: number): { wire: Uint8Array; frame: Uint8Array } {
+  const wire = Buffer.allocUnsafeSlow(wireHeaderSize(length) + length)
+  return { wire, frame: wire.subarray(writeWireHeader(wire, 0, length)) }
+}
+
 /** Several frames as WebSocket messages back to back in one buffer; `ends[i]` is where message i ends. */
 export function toWireBatch(frames: readonly Uint8Array[]): { wire: Uint8Array; ends: Uint32Array } {
   let size = 0
@@ -54,6 +60,14 @@ export function toWireBatch(frames: readonly Uint8Array[]): { wire: Uint8Array; 
     ends[i] = at
   }
   return { wire, ends }
+}
+
+/** Messages back to back in one buffer, which is the message itself if there is one only. */
+export function joinWire(messages: readonly Uint8Array[]): { wire: Uint8Array; ends: Uint32Array } {
+  const ends = new Uint32Array(messages.length)
+  let end = 0
+  for (let i = 0; i < messages.length; i++) ends[i] = end += messages[i]!.length
+  return { wire: messages.length === 1 ? messages[0]! : Buffer.concat(messages), ends }
 }
 
 /** Where a message's payload lies. */

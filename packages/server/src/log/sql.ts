@@ -2,7 +2,7 @@ import { type Kysely, sql } from 'kysely'
 import type { Db, DbLog, PostgresDb, SyncTx, Tx } from '../db/db.ts'
 import type { Migration } from '../db/migrate.ts'
 import type { Statement } from '../db/statement.ts'
-import { toWireBatch } from './frame-wire.ts'
+import { emptyWire, joinWire, toWireBatch } from './frame-wire.ts'
 import { type Batch, Bell, type Log, type ReadLimit } from './log.ts'
 import { Ring, type RingBatch } from './ring.ts'
 
@@ -20,7 +20,7 @@ interface EventTables {
 
 export interface SqlLogOptions {
   /** Gives the same frame with this seq. */
-  withSeq: (frame: Uint8Array, seq: number) => Uint8Array
+  withSeq: (frame: Uint8Array, seq: number, room?: (length: number) => Uint8Array) => Uint8Array
   /** Milliseconds since the epoch. */
   now: () => number
   /** The first seq of a new log, or a floor to continue from after a loss. Default 1. */
@@ -166,12 +166,17 @@ export class SqlLog implements Log {
     if (entries.length === 0) return after
     const time = this.#options.now()
     const seqs = Float64Array.from(entries, (_, i) => after + 1 + i)
-    const frames = entries.map(({ frame, did }, i) => {
-      const numbered = this.#options.withSeq(frame, seqs[i]!)
+    const messages: Uint8Array[] = []
+    for (const [i, { frame, did }] of entries.entries()) {
+      // Numbered where it is sent from: events are a good part of the memory that a write takes.
+      const numbered = this.#options.withSeq(frame, seqs[i]!, length => {
+        const message = emptyWire(length)
+        messages.push(message.wire)
+        return message.frame
+      })
       tx.run(this.#q.insert, [seqs[i]!, did, time, numbered])
-      return numbered
-    })
-    const batch: RingBatch = { after, seqs, accounts: null, ...toWireBatch(frames) }
+    }
+    const batch: RingBatch = { after, seqs, accounts: null, ...joinWire(messages) }
     tx.onCommit(() => {
       // Another process has appended meanwhile: then its events must be fetched first.
       if (after === this.head) this.#show(batch)
