@@ -159,7 +159,7 @@ test('every method lets in whom it should and nobody else', async t => {
     const demand = demands.get(nsid)
     if (demand === undefined) {
       // Where there is no app view, what is passed on to it is not there either.
-      for (const authorization of [undefined, callers.access, callers.admin]) {
+      for (const authorization of [undefined, callers.access]) {
         const answer = await call(authorization)
         assert.equal(answer, '501 MethodNotImplemented', `${nsid} is in no row of this table`)
       }
@@ -175,4 +175,51 @@ test('every method lets in whom it should and nobody else', async t => {
     }
   }
   assert.equal((await pds.store.accounts.byDid(alice.did as Did))?.handle, 'alice.test')
+})
+
+test('nobody acts for another, whatever the session may do for its own account', async t => {
+  const pds = await startNetworkedPds(t)
+  const [alice, bob] = [await signUp(pds, 'alice'), await signUp(pds, 'bob')]
+  const collection = 'com.example.note'
+  const record = { $type: collection, text: 'of bob' }
+  const note = { repo: bob.did, collection, rkey: 'a' }
+  assert.equal((await pds.post('com.atproto.repo.putRecord', { ...note, record }, null, bob.auth)).status, 200)
+  const type = { 'content-type': 'text/plain' }
+  const { json } = await pds.post('com.atproto.repo.uploadBlob', new Uint8Array(9), null, { ...bob.auth, ...type })
+  const cid = json.blob.ref.$link
+  const writes = [{ $type: 'com.atproto.repo.applyWrites#delete', collection, rkey: 'a' }]
+  for (const repo of [bob.did, bob.handle, 'BOB.test', `${bob.did} `]) {
+    for (const [nsid, body] of [
+      ['com.atproto.repo.createRecord', { repo, collection, record }],
+      ['com.atproto.repo.putRecord', { ...note, repo, record }],
+      ['com.atproto.repo.deleteRecord', { ...note, repo }],
+      ['com.atproto.repo.applyWrites', { repo, writes }],
+    ] as const) {
+      const { status } = await pds.post(nsid, body, null, alice.auth)
+      assert.ok(status === 400 || status === 401 || status === 403, `${nsid} of ${repo}: ${status}`)
+    }
+  }
+  // A blob that no record shows is its owner's alone.
+  const blob = async (auth: Record<string, string>) =>
+    (await pds.get('com.atproto.sync.getBlob', { did: bob.did, cid }, auth)).status
+  assert.deepEqual([await blob(alice.auth), await blob({}), await blob(bob.auth)], [400, 400, 200])
+  const picture = { ...record, picture: json.blob }
+  const stolen = await pds.post(
+    'com.atproto.repo.createRecord',
+    { repo: alice.did, collection, record: picture },
+    null,
+    alice.auth,
+  )
+  assert.equal(stolen.status, 400, 'nor can another refer to it')
+
+  await pds.post('com.atproto.server.deactivateAccount', {}, null, bob.auth)
+  for (const nsid of ['sync.getRepo', 'sync.getLatestCommit', 'sync.listBlobs', 'sync.getRepoStatus']) {
+    const { status, json } = await pds.get(`com.atproto.${nsid}`, { did: bob.did }, alice.auth)
+    assert.ok(status === 400 || json.active === false, nsid)
+  }
+  await pds.post('com.atproto.server.activateAccount', undefined, null, alice.auth)
+  assert.equal((await pds.get('com.atproto.sync.getRepoStatus', { did: bob.did })).json.active, false)
+  await pds.post('com.atproto.server.activateAccount', undefined, null, bob.auth)
+  const { value } = (await pds.get('com.atproto.repo.getRecord', note)).json
+  assert.deepEqual(value, record)
 })
