@@ -44,6 +44,12 @@ after(async () => {
   for (const cleanup of cleanups.reverse()) await cleanup()
 })
 
+/** Behind the names of the command, before what a test gives. */
+function insert(args: string[], options: string[]): string[] {
+  const at = args.findIndex(arg => arg.startsWith('--'))
+  return at < 0 ? [...args, ...options] : [...args.slice(0, at), ...options, ...args.slice(at)]
+}
+
 /** Calls a command as the shell would: what it printed as JSON lines, and its exit code. */
 async function run(command: Command, ...args: string[]) {
   const printed: string[] = []
@@ -65,7 +71,8 @@ async function run(command: Command, ...args: string[]) {
       pds.url,
       ...(command.name() === 'request-crawl' ? [] : ['--admin-password', ADMIN_PASSWORD]),
     ]
-    await command.exitOverride().parseAsync([...args, ...options, '--json'], { from: 'user' })
+    // Of an option that is given twice the last one counts.
+    await command.exitOverride().parseAsync([...insert(args, options), '--json'], { from: 'user' })
   } finally {
     process.stdout.write = write
     process.stderr.write = writeError
@@ -95,6 +102,18 @@ test('an account is suspended, signed out and written to', async () => {
   const mail = await mailbox.next()
   assert.deepEqual([mail.to, mail.subject], [['alice@example.com'], 'News'])
   assert.match(mail.source, /Hello from your operator/)
+  const did = (await pds.get('com.atproto.server.describeServer')).json.did
+  const sly = {
+    recipientDid: alice.did,
+    senderDid: did,
+    content: 'x',
+    subject: 'News\r\nBcc: bob@example.com\r\n\r\nHi',
+  }
+  const basic = { authorization: `Basic ${Buffer.from(`admin:${ADMIN_PASSWORD}`).toString('base64')}` }
+  assert.equal((await pds.post('com.atproto.admin.sendEmail', sly, null, basic)).status, 200)
+  const slyMail = await mailbox.next()
+  assert.deepEqual(slyMail.to, ['alice@example.com'], 'a subject is no way to other recipients')
+  assert.doesNotMatch(slyMail.source, /^Bcc:/m)
 
   const login = () =>
     pds.post('com.atproto.server.createSession', { identifier: 'alice.test', password: 'alice-password' })
@@ -103,6 +122,12 @@ test('an account is suspended, signed out and written to', async () => {
   assert.equal((await login()).status, 401)
   await run(accountCommand(), 'reset-password', 'alice.test', '--password', 'alice-password')
   assert.equal((await login()).status, 200)
+})
+
+test('a wrong password and a server that is away are said in so many words', async () => {
+  await assert.rejects(run(accountCommand(), 'list', '--admin-password', 'guess'), /is the admin password right/)
+  const away = ['--pds', 'http://127.0.0.1:9', '--admin-password', 'x']
+  await assert.rejects(run(accountCommand(), 'list', ...away), /http:\/\/127\.0\.0\.1:9 does not answer/)
 })
 
 test('an account is made for a DID that there is; what makes no sense together is said', async () => {

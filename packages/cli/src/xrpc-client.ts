@@ -68,7 +68,8 @@ export class XrpcClient {
     const text = await reply.text()
     if (!reply.ok) {
       const { error = `HTTP ${reply.status}`, message = text.slice(0, 300) } = parsed(text)
-      throw new CallFailed(reply.status, error, message)
+      const isUnknown = reply.status === 401 && this.#authorization !== undefined
+      throw new CallFailed(reply.status, error, isUnknown ? `${message} (is the admin password right?)` : message)
     }
     return (text === '' ? undefined : JSON.parse(text)) as T
   }
