@@ -221,6 +221,15 @@ async function callAtRandom(t: TestContext, databaseUrl: string): Promise<void> 
   await Promise.all(Array.from({ length: AT_ONCE }, worker))
   assert.ok((statuses.get(200) ?? 0) > 20, 'some get through')
   assert.ok((statuses.get(400) ?? 0) > 200, 'most do not')
+  for (const page of [
+    'tls-check?domain=%00',
+    `tls-check?domain=${'a.'.repeat(4_000)}`,
+    'tls-check?domain[]=a',
+    '%00',
+    '?%00',
+  ]) {
+    assert.ok((await fetch(`${pds.url}/${page}`)).status < 500, page)
+  }
   assert.ok(called.size > methods.length * 0.9, 'every method has its turn')
   await pds.store.ping()
 }
