@@ -2,6 +2,7 @@
  * Statements of the paths that everything waits for, compiled once.
  */
 import type { Db } from '@millisky/server/db/db'
+import type { Statement } from '@millisky/server/db/statement'
 import { sql } from 'kysely'
 import type { PdsSchema } from './schema.ts'
 
@@ -134,6 +135,10 @@ function preparePages(db: Db<PdsSchema>) {
 export type RepoReads = ReturnType<typeof prepareRepoReads>
 
 export function prepareRepoWrites(db: Db<PdsSchema>) {
+  return { ...prepareRows(db), many: db.kind === 'postgres' ? prepareMany(db) : null }
+}
+
+function prepareRows(db: Db<PdsSchema>) {
   const { kysely } = db
   return {
     moveHead: db.prepare(
@@ -204,6 +209,22 @@ export function prepareRepoWrites(db: Db<PdsSchema>) {
           ),
         ),
     ),
+  }
+}
+
+/** Statements for many rows at once. */
+function prepareMany(db: Db<PdsSchema>) {
+  return {
+    addNodes: db.prepare(
+      (account: number, cids: Uint8Array[], rev: string, bytes: Uint8Array[]) =>
+        sql`insert into node (account, cid, rev, bytes) select ${account}::bigint, cid, ${rev}::text, bytes
+          from unnest(${cids}::bytea[], ${bytes}::bytea[]) as rows (cid, bytes)
+          on conflict (account, cid) do update set rev = excluded.rev`,
+    ) as Statement<[account: number, cids: Uint8Array[], rev: string, bytes: Uint8Array[]], unknown>,
+    dropNodes: db.prepare(
+      (account: number, cids: Uint8Array[]) =>
+        sql`delete from node where account = ${account} and cid = any(${cids}::bytea[])`,
+    ) as Statement<[account: number, cids: Uint8Array[]], unknown>,
   }
 }
 

@@ -126,10 +126,23 @@ async function stepsOf(db: PdsDb, s: RepoWrites, write: RepoWrite): Promise<Step
   const { rev } = write.head
   const steps = new Steps()
   addHeadStep(steps, s, write)
-  for (const cid of write.lost) steps.add(s.dropNode, [account, cid.bytes])
-  for (const { cid, bytes } of write.gained) steps.add(s.addNode, [account, cid.bytes, rev, bytes])
+  addNodeSteps(steps, s, write)
   await addRecordsSteps(steps, s, db, { account, rev, now }, write.records)
   return steps
+}
+
+/** One statement for all of them where each is a message to another process. */
+function addNodeSteps(steps: Steps, s: RepoWrites, { account, head, lost, gained }: RepoWrite): void {
+  const { rev } = head
+  if (s.many) {
+    const gone = lost.map(cid => cid.bytes)
+    const come = [gained.map(({ cid }) => cid.bytes), gained.map(({ bytes }) => bytes)] as const
+    if (gone.length > 0) steps.add(s.many.dropNodes, [account, gone])
+    if (gained.length > 0) steps.add(s.many.addNodes, [account, come[0], rev, come[1]])
+    return
+  }
+  for (const cid of lost) steps.add(s.dropNode, [account, cid.bytes])
+  for (const { cid, bytes } of gained) steps.add(s.addNode, [account, cid.bytes, rev, bytes])
 }
 
 function listRecords(db: Db<PdsSchema>, s: RepoReads, account: AccountId, list: ListRecords) {

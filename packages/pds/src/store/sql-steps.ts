@@ -22,11 +22,13 @@ export class Steps {
     }
   }
 
+  /** PostgreSQL is sent all of them before the first is answered; of those that fail the first counts. */
   async run(tx: Tx<PdsSchema>): Promise<void> {
-    for (const { statement, params, movesHead } of this.#list) {
+    const sent = this.#list.map(async ({ statement, params, movesHead }) => {
       const changed = await tx.run(statement, params as never)
       if (movesHead && changed !== 1) throw new HeadMoved()
-    }
+    })
+    for (const result of await Promise.allSettled(sent)) if (result.status === 'rejected') throw result.reason
   }
 }
 

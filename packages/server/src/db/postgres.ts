@@ -50,6 +50,8 @@ class PostgresDatabase<S> implements PostgresDb<S> {
     this.#pool = new pg.Pool({
       connectionString: url,
       max: connectionsMax,
+      // Statements that do not need each other's results go out together, see `Steps` of the PDS.
+      pipeline: true,
       connectionTimeoutMillis: 10_000,
       idleTimeoutMillis: 60_000,
       fallback_application_name: 'millisky',
@@ -165,8 +167,11 @@ class PostgresDatabase<S> implements PostgresDb<S> {
   ): Promise<T> {
     let broken = false
     try {
-      await client.query(begin)
+      // Not waited for before the first statement is sent: that comes behind it, and fails with it.
+      const begun = client.query(begin)
+      begun.catch(() => {})
       const value = await (writes ? insideTransaction(tx, () => fn(tx)) : fn(tx))
+      await begun
       tx.open = false
       const { command } = await client.query('commit')
       // A statement failed and the body went on regardless: PostgreSQL has undone everything.
