@@ -19,6 +19,8 @@ export interface FoldParts {
   directory?: Directory
   /** Last seq that is durable. */
   head: () => number
+  /** Seq behind which hosts may say again what is in the log, should all end now. See `Repeats.from`. */
+  cursorsAt: () => Promise<number>
   onError: (error: unknown) => void
 }
 
@@ -74,15 +76,11 @@ export class Fold<E> {
     this.#changed = new Set()
     for (const host of unsaved) host.isUnsaved = false
     const pairs = directory?.drain() ?? []
+    const cursors = unsaved.map(folded)
+    const accounts = Array.from(changed, account => account.durable!)
     try {
-      const accounts = Array.from(changed, account => account.durable!)
-      await store.fold.save({
-        watermark,
-        cursorsAt: watermark,
-        accounts,
-        hosts: unsaved.map(folded),
-        directory: pairs,
-      })
+      const cursorsAt = await this.#parts.cursorsAt()
+      await store.fold.save({ watermark, cursorsAt, accounts, hosts: cursors, directory: pairs })
       this.#watermark = watermark
       for (const account of changed) account.pins--
     } catch (error) {

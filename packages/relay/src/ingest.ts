@@ -144,6 +144,9 @@ export class Ingest {
    */
   take(host: Host, frames: readonly Uint8Array[]): Promise<void> | undefined {
     if (!this.#parts.throttle.take(host, frames.length)) return this.#takeSlowly(host, frames)
+    let bytes = 0
+    for (const frame of frames) bytes += frame.length
+    this.#parts.throttle.weigh(host, bytes)
     for (const [i, frame] of frames.entries()) {
       if (!this.#hasRoom(host)) return this.#takeAsFits(host, frames.slice(i))
       this.#accept(host, frame)
@@ -165,6 +168,7 @@ export class Ingest {
     const { throttle } = this.#parts
     for (const frame of frames) {
       while (!throttle.take(host, 1)) if (!(await throttle.pause(host))) return
+      throttle.weigh(host, frame.length)
       this.#accept(host, frame)
       if (!this.#hasRoom(host)) await this.#room(host)
     }

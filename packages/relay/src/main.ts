@@ -252,7 +252,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     failed: onFatal,
   })
   await beginDirectory(store.settings, now())
-  const repeats = await Repeats.of(events, await store.fold.cursorsAt())
+  const repeats = await Repeats.of(events, await store.fold.cursorsAt(), now)
   const folded = await foldTail(events, store)
   if (folded > 0) log.info({ events: folded }, 'folded what the log holds beyond the saved state')
   return {
@@ -337,7 +337,14 @@ function compose(ground: Ground) {
     entriesMax: ACCOUNTS_IN_MEMORY,
   })
   const directory = new Directory({ observer: observeDirectory(metrics) })
-  const fold = new Fold<Incoming>({ store, hosts, directory, head: () => events.head, onError })
+  const fold = new Fold<Incoming>({
+    store,
+    hosts,
+    directory,
+    head: () => events.head,
+    cursorsAt: () => ground.repeats.from(),
+    onError,
+  })
   const verifiers = new Verifiers({
     workers: settings.workers ?? Math.max(1, availableParallelism() - 1),
     now,

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { AccountQuota, Bucket, EventQuota, GROWTH_MAX, growthOf, limitsOf, TRUSTED_LIMITS } from './quotas.ts'
+import {
+  AccountQuota,
+  Bucket,
+  EventQuota,
+  GROWTH_MAX,
+  growthOf,
+  limitsOf,
+  TRUSTED_LIMITS,
+  WEIGHT_BYTES,
+} from './quotas.ts'
 import type { HostRecord } from './store/store.ts'
 
 const HOUR = 3_600_000
@@ -84,6 +93,17 @@ test('a host waits for the limit that is used up', () => {
   const used = new EventQuota({ perSecond: 100, perHour: 9, perDay: 9, accounts: 1 }, 0)
   used.take(0, 9)
   assert.deepEqual(used.wait(0), { ms: 86_400_000 / 9, delay: 'per-day' })
+})
+
+test('events that are large count for more in a second, and for no more in an hour', () => {
+  const quota = new EventQuota({ perSecond: 10, perHour: 1_000, perDay: 1_000, accounts: 1 }, 0)
+  assert.equal(quota.take(0, 1), true)
+  quota.weigh(0, WEIGHT_BYTES - 1)
+  assert.equal(quota.take(0, 1), true)
+  quota.weigh(0, 108 * WEIGHT_BYTES)
+  assert.deepEqual(quota.wait(0), { ms: 1_100, delay: 'per-second' })
+  assert.deepEqual([quota.take(1_000, 1), quota.take(1_100, 1)], [false, true])
+  assert.equal(quota.used(1_100).hour < 0.01, true)
 })
 
 test('an account has one allowance for commits and a small one for all else', () => {

@@ -104,6 +104,12 @@ export class Bucket {
     return true
   }
 
+  /** Takes also what is not there: the next ones wait for as long as that takes to come back. */
+  charge(now: number, count: number): void {
+    this.left(now)
+    this.#tokens -= count
+  }
+
   /** Until there are so many; infinite where there never are. */
   waitMs(now: number, count = 1): number {
     const missing = count - this.left(now)
@@ -117,6 +123,9 @@ export type Delay = (typeof DELAYS)[number]
 
 /** A second's limit is lenient: so many seconds' worth may come at once. */
 const BURST_SECONDS = 10
+
+/** Of so many bytes each, an event counts once more against a second's limit: nobody may send only the largest ones. */
+export const WEIGHT_BYTES = 256 * 1024
 
 /** What one host has left of each of its limits. They are full at the start of the process. */
 export class EventQuota {
@@ -144,6 +153,12 @@ export class EventQuota {
     this.#hour.take(now, count)
     this.#day.take(now, count)
     return true
+  }
+
+  /** Charges for the size of what was taken: the long run of a second's limit allows so many times {@link WEIGHT_BYTES}. */
+  weigh(now: number, bytes: number): void {
+    const extra = Math.floor(bytes / WEIGHT_BYTES)
+    if (extra > 0) this.#second.charge(now, extra)
   }
 
   /** Until the next event may come, and which limit it waits for. */

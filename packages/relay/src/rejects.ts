@@ -52,6 +52,13 @@ export interface Reject {
 }
 
 const KEPT = 50
+const TEXT_LENGTH_MAX = 256
+
+/** What a host said may be megabytes long; a part of a string would keep all of it. */
+function shortened(text: string | null): string | null {
+  if (text === null || text.length <= TEXT_LENGTH_MAX) return text
+  return `${Buffer.from(text.slice(0, TEXT_LENGTH_MAX)).toString()}…`
+}
 
 /** Counts and the newest rejects of one host since the start of the process. */
 export class Rejects {
@@ -60,7 +67,7 @@ export class Rejects {
 
   add(reject: Reject): void {
     this.counts.set(reject.reason, (this.counts.get(reject.reason) ?? 0) + 1)
-    this.#ring.push(reject)
+    this.#ring.push({ ...reject, did: shortened(reject.did), detail: shortened(reject.detail) })
     if (this.#ring.length >= 2 * KEPT) this.#ring = this.#ring.slice(-KEPT)
   }
 

@@ -47,6 +47,11 @@ export class Throttle {
     return host.quota.take(now(), count)
   }
 
+  /** Charges a host for the size of what was taken. */
+  weigh(host: Host, bytes: number): void {
+    host.quota.weigh(this.#parts.now(), bytes)
+  }
+
   /** Waits until the host may send one more event; false if {@link release} ended it. */
   async pause(host: Host): Promise<boolean> {
     const { now, sleep = (ms: number) => systemSleep(ms, undefined, { ref: false }) } = this.#parts

@@ -110,14 +110,14 @@ export interface FoldStore {
   /** The seq up to which everything is folded; 0 in the beginning. */
   watermark(): Promise<number>
   /**
-   * The seq at which cursors of hosts were last saved; 0 in the beginning. The watermark runs ahead of it after a crash,
-   * when the log is folded, which does not tell cursors.
+   * The seq behind which hosts may say again, after the cursors that are saved, what is in the log already; 0 in the
+   * beginning. The watermark runs ahead of it after a crash, when the log is folded, which does not tell cursors.
    */
   cursorsAt(): Promise<number>
   /** Takes the state of some accounts (their `local` excepted) and hosts as of `watermark`, all in one transaction. */
   save(fold: {
     watermark: number
-    /** Given when `hosts`, with those that had nothing to save, are as of there. */
+    /** Given when `hosts` are all whose cursors have moved. */
     cursorsAt?: number
     accounts: readonly StoredAccount[]
     hosts: readonly FoldedHost[]
