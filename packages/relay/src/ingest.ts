@@ -120,6 +120,17 @@ function owned(frame: Uint8Array): Uint8Array {
   return frame.buffer.byteLength > BUFFER_SHARE * frame.byteLength ? new Uint8Array(frame) : frame
 }
 
+/**
+ * Puts an event behind those that wait. What the account's own host says goes before what others say of it, or they could
+ * make it wait; only the first in line, which may be under way, keeps its place.
+ */
+function place({ waiting, hostId }: Account<Incoming>, event: Incoming): void {
+  let at = waiting.length
+  if (event.host.id === hostId) while (at > 1 && waiting[at - 1]!.host.id !== hostId) at--
+  if (at === waiting.length) waiting.push(event)
+  else waiting.splice(at, 0, event)
+}
+
 export class Ingest {
   readonly #parts: IngestParts
   readonly #limits: IngestLimits
@@ -245,7 +256,7 @@ export class Ingest {
     this.#events++
     this.#bytes += frame.length
     const account = this.#parts.accounts.get(did)
-    account.waiting.push(event)
+    place(account, event)
     if (account.isBusy) {
       if (host.lookups > 0) event.frame = owned(frame)
       return
