@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { test } from 'node:test'
-import { commitEvent, encodeFrame, errorFrame, infoFrame, withSeq } from '@millisky/core/event'
+import { commitEvent, encodeFrame, errorFrame, identityEvent, infoFrame, withSeq } from '@millisky/core/event'
 import { type FakeAccount, FakePds, now } from '../e2e/fake-pds.ts'
 import { until, World, type WorldOptions } from './world.ts'
 
@@ -254,6 +254,20 @@ test('T61 T62 a flood of one host does not keep others waiting, and each account
     const revs = consumer.of(did).flatMap(({ body }) => (body.rev === undefined ? [] : [body.rev as string]))
     assert.deepEqual([revs.length, revs], [200, revs.toSorted()])
   }
+})
+
+test('T62 what strangers say of an account does not keep its own host waiting', async t => {
+  const world = await start(t)
+  const { pds, alice } = await hostWith(world, 'alice')
+  const { pds: stranger } = await world.host()
+  const consumer = await world.consumer(0)
+  await until('she is known', () => consumer.frames.length === 2)
+  for (let i = 0; i < 400; i++) stranger.send(identityEvent({ did: alice.did }, now()))
+  const { ops } = pds.sendPost(alice, 'hello')
+  await until('all came', () => consumer.frames.length === 403, 20_000)
+  const place = consumer.frames.findIndex(({ t }) => t === '#commit')
+  assert.deepEqual(consumer.pathsOf(alice.did), [ops[0]!.path])
+  assert.ok(place < 50, `came as number ${place} of 403`)
 })
 
 test('T36 a relay is no host', async t => {
