@@ -211,6 +211,37 @@ for (const { name, skip, url } of testDatabases()) {
         [...Array(12).keys()].map(i => i + 1),
       )
     })
+
+    test('who has committed sees it in the log at once, whatever others append', async t => {
+      const one = await openFresh(t, { pollMs: 0 })
+      const two = name === 'postgres' ? await openAt(one.where, one.closes, { pollMs: 0 }) : one
+      const shown = new Map([
+        [one, [] as boolean[]],
+        [two, [] as boolean[]],
+      ])
+      const write = async (opened: Opened, n: number) => {
+        const last = await opened.db.transaction(tx => opened.log.append(tx, entries([event(n), event(n, 1)])))
+        shown.get(opened)!.push(opened.log.head >= last)
+      }
+      for (let round = 0; round < 10; round++) await Promise.all([one, two, one, two].map(each => write(each, round)))
+      assert.ok([...shown.values()].flat().every(Boolean))
+      while (one.log.head < 80) await one.log.bell.wait()
+      assert.deepEqual(
+        (await readAll(one.log)).map(({ seq }) => seq),
+        Array.from({ length: 80 }, (_, i) => i + 1),
+      )
+    })
+
+    test('what one forgets the others do not show from memory', async t => {
+      const one = await openFresh(t, { pollMs: 0 })
+      const two = name === 'postgres' ? await openAt(one.where, one.closes, { pollMs: 0 }) : one
+      await one.append([event(0), event(1, 1), event(2)])
+      while (two.log.head < 3) await two.log.bell.wait()
+      await one.db.transaction(tx => one.log.forget(tx, testDid(0)))
+      const left = async () => (await readAll(two.log)).length
+      for (let tries = 0; (await left()) > 1 && tries < 500; tries++) await new Promise(done => setTimeout(done, 5))
+      assert.equal(await left(), 1)
+    })
   })
 }
 
