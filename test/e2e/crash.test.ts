@@ -51,6 +51,35 @@ async function storm(account: Account, acknowledged: Map<string, string>, stop: 
   }
 }
 
+/** Creates accounts, each with a picture in its profile, until told to stop; what was answered is remembered. */
+async function newcomers(joined: Map<string, { cid: string; bytes: Uint8Array } | null>, stop: AbortSignal) {
+  for (let n = 0; !stop.aborted; n++) {
+    try {
+      const { did, accessJwt } = await post<Account>(`${daemons.pds.url}/xrpc/com.atproto.server.createAccount`, {
+        handle: `newcomer${n}.test`,
+        email: `newcomer${n}@example.com`,
+        password: 'newcomer-password',
+      })
+      joined.set(did, null)
+      const bytes = Buffer.from(`picture ${n} of ${did}`)
+      const reply = await fetch(`${daemons.pds.url}/xrpc/com.atproto.repo.uploadBlob`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${accessJwt}`, 'content-type': 'image/png' },
+        body: bytes,
+        signal: AbortSignal.timeout(20_000),
+      })
+      if (!reply.ok) throw new Error(await reply.text())
+      const { blob } = (await reply.json()) as { blob: { ref: { $link: string } } }
+      const record = { $type: 'com.example.picture', blob }
+      const write = { repo: did, collection: 'com.example.picture', record, validate: false }
+      await post(`${daemons.pds.url}/xrpc/com.atproto.repo.createRecord`, write, accessJwt)
+      joined.set(did, { cid: blob.ref.$link, bytes })
+    } catch {
+      await wait(30)
+    }
+  }
+}
+
 function created(messages: Message[]): string[] {
   return messages.flatMap(message =>
     (message.ops ?? []).filter(op => op.action === 'create').map(op => `at://${message.repo}/${op.path}`),
@@ -83,6 +112,8 @@ test('kill -9 of PDS and Relay in a write storm loses and repeats nothing', { ti
   const fromRelay = atcuteConsumer(daemons.relay.url, 0)
   const acknowledged = new Map<string, string>()
   const stop = new AbortController()
+  const joined = new Map<string, { cid: string; bytes: Uint8Array } | null>()
+  const joining = newcomers(joined, stop.signal)
   const writers = accounts.flatMap(account =>
     Array.from({ length: WRITERS_EACH }, () => storm(account, acknowledged, stop.signal)),
   )
@@ -102,9 +133,12 @@ test('kill -9 of PDS and Relay in a write storm loses and repeats nothing', { ti
     throw err
   } finally {
     stop.abort()
-    await Promise.all(writers)
+    await Promise.all([...writers, joining])
   }
+  const told = (messages: Message[], did: string) =>
+    messages.filter(({ $type, did: who }) => $type.endsWith('#account') && who === did).length
   const all = (messages: Message[]) => {
+    if ([...joined.keys()].some(did => told(messages, did) === 0)) return false
     const seen = new Set(created(messages))
     return [...acknowledged.keys()].every(uri => seen.has(uri))
   }
@@ -115,6 +149,13 @@ test('kill -9 of PDS and Relay in a write storm loses and repeats nothing', { ti
   assertNoGapNoDuplicate('PDS', fromPds.events, acknowledged)
   assertNoGapNoDuplicate('Relay', fromRelay.events, acknowledged)
 
+  assert.ok(joined.size > 0, 'accounts were created')
+  for (const [did, picture] of joined) {
+    assert.deepEqual([told(fromPds.events, did), told(fromRelay.events, did)], [1, 1], `${did} was announced once`)
+    if (picture === null) continue
+    const reply = await fetch(`${daemons.pds.url}/xrpc/com.atproto.sync.getBlob?did=${did}&cid=${picture.cid}`)
+    assert.deepEqual(Buffer.from(await reply.arrayBuffer()), picture.bytes, `the picture of ${did} is there`)
+  }
   for (const { did } of accounts) {
     const stored = new Map<string, string>()
     let cursor: string | undefined
