@@ -20,7 +20,7 @@ import { HOSTILITIES, type Report } from './attacks.ts'
 import { type FakeAccount, FakePds } from './fake-pds.ts'
 import { Daemon, freePort, until } from './network.ts'
 
-const seconds = Number(process.env.MILLISKY_TEST_HOSTILE_SECONDS ?? 4)
+const seconds = Number(process.env.MILLISKY_TEST_HOSTILE_SECONDS ?? 2)
 /**
  * How much the Relay may have worked, in seconds of CPU time, from when the good host sent an event until it came: that a
  * machine does much else at the time is no failure, that a host is kept waiting until others end is.
