@@ -1,11 +1,21 @@
 /** Accounts in SQL. */
+import type { Block } from '@millisky/core/blocks'
 import { Refused } from '@millisky/core/errors'
+import type { Head } from '@millisky/core/repo'
 import type { Did, Handle } from '@millisky/core/syntax'
 import { type Db, isUniqueViolation, type Tx } from '@millisky/server/db/db'
 import { type Selectable, sql } from 'kysely'
 import { ACCOUNT_TABLES, type AccountTable, type PdsSchema } from './schema.ts'
 import type { EventAppender } from './sql-events.ts'
-import { type Account, type AccountId, type AccountPatch, type AccountStore, type NewAccount, Taken } from './store.ts'
+import {
+  type Account,
+  type AccountId,
+  type AccountPatch,
+  type AccountStore,
+  type NewAccount,
+  type StoredKey,
+  Taken,
+} from './store.ts'
 
 const COLUMNS = [
   'id',
@@ -154,23 +164,22 @@ async function insertAccount(tx: Tx<PdsSchema>, account: NewAccount): Promise<Ac
     .returning('id')
     .executeTakeFirstOrThrow()
   const { head, commit, nodes } = repo
-  await tx.kysely
-    .insertInto('repo')
-    .values({
-      account: id,
-      rev: head.rev,
-      data: head.data.bytes,
-      cid: commit.cid.bytes,
-      bytes: commit.bytes,
-      key_curve: key.curve,
-      key_secret: key.secret,
-    })
-    .execute()
+  await insertRepo(tx, id, { head, commit, key })
   for (const { cid, bytes } of nodes) {
     await tx.kysely.insertInto('node').values({ account: id, cid: cid.bytes, rev: head.rev, bytes }).execute()
   }
   if (account.invite !== undefined) await useInvite(tx, account.invite, did, account.createdAt)
   return id
+}
+
+export async function insertRepo(
+  { kysely }: Tx<PdsSchema>,
+  account: AccountId,
+  { head, commit, key }: { head: Head; commit: Block; key: StoredKey },
+): Promise<void> {
+  const kept = { key_curve: key.curve, key_secret: key.secret }
+  const row = { account, rev: head.rev, data: head.data.bytes, cid: commit.cid.bytes, bytes: commit.bytes, ...kept }
+  await kysely.insertInto('repo').values(row).execute()
 }
 
 /** Counts one use of an invite. @throws Refused InvalidInviteCode */
@@ -212,7 +221,7 @@ async function updateAccount(tx: Tx<PdsSchema>, id: AccountId, patch: AccountPat
 }
 
 /** Runs a change and says which value is in use if the database says that one is. */
-async function unique<T>(
+export async function unique<T>(
   db: Db<PdsSchema>,
   wanted: { did?: Did; handle?: Handle | null; email?: string | null },
   change: () => Promise<T>,

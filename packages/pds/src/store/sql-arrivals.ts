@@ -1,9 +1,10 @@
 /** Whole accounts that another server had, in SQL. */
-import { isUniqueViolation, type Tx } from '@millisky/server/db/db'
+import type { Tx } from '@millisky/server/db/db'
 import type { PdsDb, PdsSchema } from './schema.ts'
+import { insertRepo, unique } from './sql-accounts.ts'
 import { prepareRepoWrites, type RepoWrites } from './sql-repo-statements.ts'
-import { addRecordsSteps, Steps } from './sql-steps.ts'
-import { type AccountId, type Arrival, type ArrivalStore, type ArrivingRecord, Taken } from './store.ts'
+import { addRecordsSteps, pages, Steps } from './sql-steps.ts'
+import type { AccountId, Arrival, ArrivalStore, ArrivingRecord } from './store.ts'
 
 /** Rows between two turns for everybody who only reads. */
 const ROWS_AT_ONCE = 200
@@ -12,18 +13,7 @@ export function createArrivalStore(db: PdsDb): ArrivalStore {
   const writes = prepareRepoWrites(db)
   return {
     async add(arrival) {
-      try {
-        return await db.transaction(tx => addAll(tx, writes, arrival))
-      } catch (error) {
-        if (!isUniqueViolation(error)) throw error
-        for (const what of ['did', 'handle', 'email'] as const) {
-          const value = arrival[what]
-          if (value === null) continue
-          const held = await db.kysely.selectFrom('account').select('id').where(what, '=', value).executeTakeFirst()
-          if (held) throw new Taken(what)
-        }
-        throw error
-      }
+      return await unique(db, arrival, () => db.transaction(tx => addAll(tx, writes, arrival)))
     },
     async addInvites(codes) {
       await db.transaction(async ({ kysely }) => {
@@ -44,13 +34,13 @@ export function createArrivalStore(db: PdsDb): ArrivalStore {
 async function addAll(tx: Tx<PdsSchema>, writes: RepoWrites, arrival: Arrival): Promise<AccountId> {
   const account = await addAccount(tx, arrival)
   await addBelongings(tx, account, arrival)
-  for (const nodes of pages(arrival.nodes())) {
+  for (const nodes of pages(arrival.nodes(), ROWS_AT_ONCE)) {
     const steps = new Steps()
     for (const { cid, bytes, rev } of nodes) steps.add(writes.addNode, [account, cid.bytes, rev, bytes])
     await steps.run(tx)
     await new Promise(setImmediate)
   }
-  for (const records of pages<ArrivingRecord>(arrival.records())) {
+  for (const records of pages<ArrivingRecord>(arrival.records(), ROWS_AT_ONCE)) {
     const steps = new Steps()
     for (const record of records) {
       const { rev, ...write } = record
@@ -64,9 +54,8 @@ async function addAll(tx: Tx<PdsSchema>, writes: RepoWrites, arrival: Arrival): 
   return account
 }
 
-async function addAccount({ kysely }: Tx<PdsSchema>, arrival: Arrival): Promise<AccountId> {
-  const { head, commit, key } = arrival
-  const { id } = await kysely
+async function addAccount(tx: Tx<PdsSchema>, arrival: Arrival): Promise<AccountId> {
+  const { id } = await tx.kysely
     .insertInto('account')
     .values({
       did: arrival.did,
@@ -84,18 +73,7 @@ async function addAccount({ kysely }: Tx<PdsSchema>, arrival: Arrival): Promise<
     })
     .returning('id')
     .executeTakeFirstOrThrow()
-  await kysely
-    .insertInto('repo')
-    .values({
-      account: id,
-      rev: head.rev,
-      data: head.data.bytes,
-      cid: commit.cid.bytes,
-      bytes: commit.bytes,
-      key_curve: key.curve,
-      key_secret: key.secret,
-    })
-    .execute()
+  await insertRepo(tx, id, arrival)
   return id
 }
 
@@ -120,15 +98,4 @@ async function addBelongings({ kysely }: Tx<PdsSchema>, account: AccountId, arri
     const row = { account, cid: cid.bytes, mime_type: mimeType, size, loose_since: looseSince, takedown }
     await kysely.insertInto('blob').values(row).execute()
   }
-}
-
-function* pages<T>(items: Iterable<T>): Generator<T[]> {
-  let page: T[] = []
-  for (const item of items) {
-    page.push(item)
-    if (page.length < ROWS_AT_ONCE) continue
-    yield page
-    page = []
-  }
-  if (page.length > 0) yield page
 }

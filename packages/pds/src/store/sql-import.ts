@@ -4,7 +4,7 @@ import type { Executor, Tx } from '@millisky/server/db/db'
 import type { PdsDb, PdsSchema } from './schema.ts'
 import type { EventAppender } from './sql-events.ts'
 import type { RepoReads, RepoWrites } from './sql-repo-statements.ts'
-import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
+import { addHeadStep, addRecordsSteps, pages, Steps } from './sql-steps.ts'
 import type { RecordWrite, RepoImport } from './store.ts'
 
 /** Rows between two turns for everybody else. */
@@ -45,7 +45,7 @@ async function addRows(
 ): Promise<Iterable<Uint8Array>> {
   const { rev } = head
   const old = await nodesIn(read, reads, account)
-  for (const nodes of pages(given.nodes())) {
+  for (const nodes of pages(given.nodes(), ROWS_AT_ONCE)) {
     const steps = new Steps()
     for (const { cid, bytes } of nodes) {
       if (!old.delete(cid.key)) steps.add(writes.addNode, [account, cid.bytes, rev, bytes])
@@ -53,7 +53,7 @@ async function addRows(
     await write(steps)
     await new Promise(setImmediate)
   }
-  for (const records of pages<RecordWrite>(given.records())) {
+  for (const records of pages<RecordWrite>(given.records(), ROWS_AT_ONCE)) {
     const steps = new Steps()
     await addRecordsSteps(steps, writes, read, { account, rev, now }, records)
     await write(steps)
@@ -71,15 +71,4 @@ async function nodesIn(read: Executor<PdsSchema>, reads: RepoReads, account: num
     after = rows.at(-1)?.cid ?? after
   }
   return found
-}
-
-function* pages<T>(items: Iterable<T>): Generator<T[]> {
-  let page: T[] = []
-  for (const item of items) {
-    page.push(item)
-    if (page.length < ROWS_AT_ONCE) continue
-    yield page
-    page = []
-  }
-  if (page.length > 0) yield page
 }

@@ -79,3 +79,15 @@ function addRecordSteps(steps: Steps, s: RepoWrites, account: AccountId, rev: st
     steps.add(s.holdBlob, [account, cid.bytes])
   }
 }
+
+/** What a long import writes between two turns for everybody else. */
+export function* pages<T>(items: Iterable<T>, size: number): Generator<T[]> {
+  let page: T[] = []
+  for (const item of items) {
+    page.push(item)
+    if (page.length < size) continue
+    yield page
+    page = []
+  }
+  if (page.length > 0) yield page
+}
