@@ -14,6 +14,7 @@ import { Cid } from './cid.ts'
 import { Malformed } from './errors.ts'
 import { FRAME_BYTES_MAX, FRAME_ITEMS_MAX, SEQ_MAX } from './limits.ts'
 import type { Change } from './repo.ts'
+import { createSlab } from './slab.ts'
 import { type Datetime, type Did, type Handle, isDatetime, isDid, isTid, type Tid } from './syntax.ts'
 
 /** A frame taken apart. Byte strings in `body` are views into `bytes`. */
@@ -299,21 +300,8 @@ export function withSeq(frame: Uint8Array, seq: number, room: (length: number) =
   return result
 }
 
-/** Memory of its own costs more than copying a frame, so small ones share some; it is freed when all of them are. */
-const SLAB_BYTES = 131_072
-let slab = new ArrayBuffer(0)
-let slabUsed = 0
-
-function allocate(length: number): Uint8Array {
-  if (length > SLAB_BYTES / 8) return new Uint8Array(length)
-  if (slabUsed + length > slab.byteLength) {
-    slab = new ArrayBuffer(SLAB_BYTES)
-    slabUsed = 0
-  }
-  const bytes = new Uint8Array(slab, slabUsed, length)
-  slabUsed += length
-  return bytes
-}
+/** Small frames share memory. */
+const allocate = createSlab(131_072)
 
 /** Where the integer `seq` of the body begins. @throws Malformed when the body has none */
 function seqOffset(frame: Uint8Array): number {

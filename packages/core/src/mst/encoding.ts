@@ -10,6 +10,7 @@ import { latin1 } from '../bytes.ts'
 import { CID_BYTES, Cid, CODEC_CBOR, CODEC_RAW, HASH_SHA256 } from '../cid.ts'
 import { Malformed } from '../errors.ts'
 import { MST_KEY_BYTES_MAX, MST_NODE_ENTRIES_MAX } from '../limits.ts'
+import { createSlab } from '../slab.ts'
 import { commonPrefix, KEY_CHARS } from './key.ts'
 
 /** What the bytes of one node say: `links[i]` is the subtree before `keys[i]`, the last one follows all keys. */
@@ -23,21 +24,8 @@ const LINK_BYTES = CID_BYTES + 5
 const NULL = 0xf6
 const SLASH = 0x2f
 
-/** Nodes are small and many; memory of their own costs more than writing them, so they share slabs. */
-const SLAB_BYTES = 32_768
-let slab = new ArrayBuffer(0)
-let slabUsed = 0
-
-function allocate(length: number): Uint8Array {
-  if (length > SLAB_BYTES / 8) return new Uint8Array(length)
-  if (slabUsed + length > slab.byteLength) {
-    slab = new ArrayBuffer(SLAB_BYTES)
-    slabUsed = 0
-  }
-  const bytes = new Uint8Array(slab, slabUsed, length)
-  slabUsed += length
-  return bytes
-}
+/** Nodes are small and many. */
+const allocate = createSlab(32_768)
 
 let prefixes = new Uint16Array(64)
 
