@@ -11,6 +11,7 @@ import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc, type Plc } from '@millisky/plc/main'
 import { readSettings } from '@millisky/server/config'
 import { silentLog } from '@millisky/server/trace'
+import { freePort } from '../test/e2e/ports.ts'
 
 export const POST = asNsid('app.bsky.feed.post')
 const CLOCK_TICKS_PER_SECOND = 100
@@ -63,15 +64,6 @@ function environment(folder: string, port: number, plc: Plc): NodeJS.ProcessEnv 
     LOG_ENABLED: 'false',
     ...(process.env.BENCH_NODE_OPTIONS && { NODE_OPTIONS: process.env.BENCH_NODE_OPTIONS }),
   }
-}
-
-async function freePort(): Promise<number> {
-  const { createServer } = await import('node:net')
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise(resolve => server.close(resolve))
-  return port
 }
 
 /** Our PDS, as `node` runs it; replies are not checked against their schemas, as in production. */

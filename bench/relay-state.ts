@@ -8,7 +8,6 @@ import { once } from 'node:events'
 import { readFileSync, statSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
-import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
@@ -19,6 +18,7 @@ import { sha256 } from '@millisky/core/hash'
 import type { Datetime, Did, Tid } from '@millisky/core/syntax'
 import { testDid, testKey } from '@millisky/core/testing-repos'
 import { WebSocket, WebSocketServer } from 'ws'
+import { freePort } from '../test/e2e/ports.ts'
 import { compare, type Measured, machine, printTable } from './measure.ts'
 
 const ACCOUNTS = Number(process.env.RELAY_STATE_ACCOUNTS ?? 1_000_000)
@@ -223,15 +223,6 @@ async function settled(read: () => number | Promise<number>, quietMs = 1_500): P
     } else if (performance.now() - since > quietMs) return value
     await wait(50)
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createTcpServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 // The measurement

@@ -18,7 +18,8 @@ import { silentLog } from '@millisky/server/trace'
 import { Consumer } from '../scenarios/world.ts'
 import { HOSTILITIES, type Report } from './attacks.ts'
 import { type FakeAccount, FakePds } from './fake-pds.ts'
-import { Daemon, freePort, until } from './network.ts'
+import { Daemon, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 const seconds = Number(process.env.MILLISKY_TEST_HOSTILE_SECONDS ?? 2)
 /**

@@ -22,7 +22,8 @@ import { readSettings } from '@millisky/server/config'
 import { silentLog } from '@millisky/server/trace'
 import { WebSocket } from 'ws'
 import { type FakeAccount, FakePds, now } from './fake-pds.ts'
-import { Daemon, freePort, until } from './network.ts'
+import { Daemon, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 const ACCOUNTS = 6
 

@@ -24,7 +24,8 @@ import {
   serviceToken,
   signUp,
 } from './migration.ts'
-import { Daemon, freePort, until } from './network.ts'
+import { Daemon, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 const cleanups: (() => Promise<void>)[] = []
 const suite = { after: (fn: () => Promise<void>) => void cleanups.unshift(fn) }

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { AtpAgent } from '@atproto/api'
 import type { Mailbox } from '../../packages/pds/src/testing-mail.ts'
-import { Daemon, freePort, until } from './network.ts'
+import { Daemon, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 /** A PDS as a client sees it, whoever has written it. */
 export interface Home {

@@ -3,11 +3,11 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { Ready } from '../../packages/cli/src/dev.ts'
+import { freePort } from './ports.ts'
 
 const millisky = resolve(import.meta.dirname, '../../packages/cli/bin/millisky')
 const START_TIMEOUT_MS = 60_000
@@ -25,15 +25,6 @@ export async function until<T>(
     if (Date.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain: ${what}`)
     await wait(20)
   }
-}
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** One `millisky` process. Its output is kept for the message of a failing test. */
@@ -73,8 +64,8 @@ export interface Network extends Ready {
 export async function startNetwork(...flags: string[]): Promise<Network> {
   const folder = await mkdtemp(join(tmpdir(), 'millisky-e2e-'))
   const readyFile = join(folder, 'ready.json')
-  const args = ['dev', '--ephemeral', '--plc-port=0', '--pds-port=0', '--relay-port=0', `--ready-file=${readyFile}`]
-  const process = new Process([...args, ...flags])
+  const ports = await Promise.all(['plc', 'pds', 'relay'].map(async name => `--${name}-port=${await freePort()}`))
+  const process = new Process(['dev', '--ephemeral', ...ports, `--ready-file=${readyFile}`, ...flags])
   const stop = async () => {
     await process.end('SIGTERM')
     await rm(folder, { recursive: true, force: true })

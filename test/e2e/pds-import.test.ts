@@ -11,7 +11,8 @@ import type { AdoptionReport } from '../../packages/pds/src/adoption/adoption.ts
 import { startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork } from '../../packages/pds/src/testing-network.ts'
 import { verifyingConsumer } from './consumers.ts'
-import { Daemon, freePort, Process, until } from './network.ts'
+import { Daemon, Process, until } from './network.ts'
+import { freePort } from './ports.ts'
 import { ReferenceDaemon, withoutReference } from './reference-daemon.ts'
 
 const png = Buffer.from(

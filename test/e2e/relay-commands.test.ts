@@ -6,7 +6,8 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { Daemon, freePort, type Network, Process, startNetwork, until } from './network.ts'
+import { Daemon, type Network, Process, startNetwork, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 const OTHER_PASSWORD = 'other-admin'
 let network: Network

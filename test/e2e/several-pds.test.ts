@@ -15,7 +15,8 @@ import { readSettings } from '@millisky/server/config'
 import { testDatabases } from '@millisky/server/db/testing'
 import { silentLog } from '@millisky/server/trace'
 import { WebSocket } from 'ws'
-import { Daemon, freePort, until } from './network.ts'
+import { Daemon, until } from './network.ts'
+import { freePort } from './ports.ts'
 
 const postgres = testDatabases().find(({ name }) => name === 'postgres')!
 const ADMIN = { authorization: `Basic ${Buffer.from('admin:secret').toString('base64')}` }

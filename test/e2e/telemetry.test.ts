@@ -6,7 +6,8 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Daemon, freePort } from './network.ts'
+import { Daemon } from './network.ts'
+import { freePort } from './ports.ts'
 
 interface Attribute {
   key: string
