@@ -45,13 +45,22 @@ const cases = (): Case[] => [
   ['POST subs/setPerDayLimit?limit=many', undefined, 400, names('InvalidRequest')],
   ['POST subs/setEnabled?enabled=false', undefined, 200, SUCCESS],
   ['GET subs/getEnabled', undefined, 200, { enabled: false }],
+  ['POST subs/setEnabled?enabled=maybe', undefined, 400, names('InvalidRequest')],
+  ['GET subs/getEnabled', undefined, 200, { enabled: false }],
+  // In all the ways in which Go reads it.
+  ['POST subs/setEnabled?enabled=1', undefined, 200, SUCCESS],
+  ['GET subs/getEnabled', undefined, 200, { enabled: true }],
+  ['POST subs/setEnabled?enabled=F', undefined, 200, SUCCESS],
+  ['GET subs/getEnabled', undefined, 200, { enabled: false }],
   ['POST subs/setEnabled?enabled=true', undefined, 200, SUCCESS],
   ['POST subs/banDomain', { Domain: 'bad.example.com' }, 200, SUCCESS],
   ['POST subs/banDomain', { domain: 'bad.example.com' }, 400, names('AlreadyBanned')],
   ['GET subs/listDomainBans', undefined, 200, { banned_domains: ['bad.example.com'] }],
   ['POST subs/unbanDomain', { Domain: 'bad.example.com' }, 200, SUCCESS],
   ['POST subs/killUpstream', undefined, 400, names('InvalidRequest')],
-  ['POST subs/killUpstream?host=nobody.example.com', undefined, 404, names('HostNotFound')],
+  ['POST subs/killUpstream?host=nobody.example.com', undefined, 400, names('NotConnected')],
+  ['POST subs/killUpstream?host=nobody.example.com&block=true', undefined, 400, names('NotConnected')],
+  [`POST subs/killUpstream?host=${name}&block=perhaps`, undefined, 400, names('InvalidRequest')],
   [`POST subs/killUpstream?host=${name}`, undefined, 200, SUCCESS],
   [`POST subs/killUpstream?host=${name}`, undefined, 400, names('NotConnected')],
   ['POST pds/requestCrawl', { hostname: name }, 200, SUCCESS],
@@ -67,7 +76,7 @@ const cases = (): Case[] => [
     (body: { banned_hosts: object[] }) => fields('host', 'created_at')(body.banned_hosts as never),
   ],
   [`POST pds/unblock?host=${name}`, undefined, 200, SUCCESS],
-  ['POST pds/block?host=nobody.example.com', undefined, 404, names('HostNotFound')],
+  ['POST pds/unblock?host=nobody.example.com', undefined, 404, names('HostNotFound')],
   // bigsky's fields and those of indigo's relay.
   ['GET pds/list', undefined, 200, fields('ID', 'CreatedAt', 'UpdatedAt', 'DeletedAt', 'Host', 'Did', 'SSL', 'Cursor')],
   [
@@ -102,6 +111,8 @@ const cases = (): Case[] => [
   [`POST repo/takeDown?did=${did}`, undefined, 200, SUCCESS],
   ['POST repo/reverseTakedown', { did }, 200, SUCCESS],
   ['GET repo/takedowns', undefined, 200, { dids: [] }],
+  ['GET repo/takedowns?cursor=0', undefined, 200, { dids: [] }],
+  ['GET repo/takedowns?cursor=did:web:a.example.com', undefined, 400, names('InvalidRequest')],
   ['POST repo/takeDown', { did: 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa' }, 404, names('RepoNotFound')],
   ['POST repo/takeDown', {}, 400, names('InvalidRequest')],
   [`POST repo/compact?did=${did}&fast=true`, undefined, 501, names('MethodNotImplemented')],
@@ -140,6 +151,25 @@ for (const [form, authorization] of [
     }
   })
 }
+
+test('a host that nobody has heard of can be banned, for the day on which it comes', async () => {
+  const ban = await world.post('/admin/pds/block?host=spam.example.com&reason=known')
+  assert.deepEqual([ban.status, ban.body], [200, SUCCESS])
+  assert.deepEqual((await world.post('/admin/pds/ban?host=other.example.com')).body, {
+    host: 'other.example.com',
+    banned: true,
+  })
+  const { body } = await world.get<{ banned_hosts: { host: string; reason: string }[] }>('/admin/pds/listBans')
+  assert.deepEqual(
+    body.banned_hosts.map(({ host, reason }) => [host, reason]),
+    [
+      ['spam.example.com', 'known'],
+      ['other.example.com', 'blocked by an administrator'],
+    ],
+  )
+  const refused = await world.post('/xrpc/com.atproto.sync.requestCrawl', { hostname: 'spam.example.com' })
+  assert.deepEqual([refused.status, refused.body.error], [400, 'HostBanned'])
+})
 
 test('no route answers without the password', async () => {
   for (const [request] of cases()) {

@@ -1,5 +1,5 @@
 /** `millisky host`: the hosts of a Relay, by its admin methods. */
-import { Argument, Command, InvalidArgumentError } from 'commander'
+import { Argument, Command, InvalidArgumentError, Option } from 'commander'
 import { addHostLists } from './host-lists.ts'
 import { print, printRows } from './print.ts'
 import { ADMIN, limit, pagesOf, type RelayOptions, relayClient, relayCommand, wholeNumber } from './relay-client.ts'
@@ -38,6 +38,8 @@ interface CheckResult {
   findings: { seq?: number; did?: string; reason: string; text: string; detail?: string; dropped?: boolean }[]
 }
 
+const STATUSES = ['active', 'idle', 'offline', 'throttled', 'banned']
+
 /** Shows a host as a command has left it. */
 function show(options: RelayOptions, host: HostView): void {
   const { hostname, status, reason, connected, policy, pinned, setLimits } = host
@@ -53,7 +55,7 @@ async function change(method: string, options: RelayOptions, body: object): Prom
 function addLooking(host: Command): void {
   relayCommand(host, 'list', 'all hosts, or those that fit')
     .option('--search <text>', 'whose names contain this')
-    .option('--status <status>', 'active, idle, offline, throttled or banned')
+    .addOption(new Option('--status <status>', 'in this state').choices(STATUSES))
     .action(async (options: RelayOptions & { search?: string; status?: string }) => {
       const { search, status } = options
       const rows: HostView[] = []

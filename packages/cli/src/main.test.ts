@@ -33,10 +33,28 @@ test('a call that makes no sense is exit code 2 and one clear line', async () =>
     [['dev', '--pds-port', '70000'], /A port is a number from 0 to 65535/],
     [['dev', '--nonsense'], /unknown option '--nonsense'/],
     [['relay', '--nonsense'], /--nonsense: is not a setting of relay/],
+    [['host', 'list', '--status', 'sleeping'], /Allowed choices are active, idle, offline, throttled, banned/],
   ] as const) {
     const { code, out, err } = await run(...args)
     assert.deepEqual([code, out], [2, ''], args.join(' '))
     assert.match(err, line)
+  }
+})
+
+test('what cannot be looked at is told, and is no success', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-cli-'))
+  try {
+    for (const [args, line] of [
+      [['relay-log', 'check', folder], /there is no log in/],
+      [['relay-log', 'verify', 'localhost:2470'], /named by its URL, .* not "localhost:2470"/],
+      [['host', 'list', '--relay', 'relay.example.com', '--admin-password', 'x'], /named by its URL/],
+    ] as const) {
+      const { code, out, err } = await run(...args)
+      assert.deepEqual([code, out], [1, ''], args.join(' '))
+      assert.match(err, line)
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
   }
 })
 

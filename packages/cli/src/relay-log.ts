@@ -179,11 +179,13 @@ export function relayLogCommand(): Command {
     .command('check <folder>')
     .description('compare every event of a log on disk with its checksum, while no relay writes to it')
     .action((folder: string) => {
-      let bad = 0
+      let [bad, count] = [0, 0]
       for (const { segment, events, problem } of checkSegments(folder)) {
         process.stdout.write(`${segment}  ${problem ?? `${events} events`}\n`)
         if (problem !== null) bad++
+        count++
       }
+      if (count === 0) throw new Error(`there is no log in ${folder}`)
       if (bad > 0) throw new Error(`${bad} segments are damaged`)
     })
   command

@@ -22,6 +22,10 @@ export class XrpcClient {
 
   /** @param adminPassword - Sent as Basic, user `admin`. */
   constructor(url: string, adminPassword?: string) {
+    // `localhost:2470` is a URL too, of a scheme that nobody speaks.
+    if (!/^https?:$/.test(URL.parse(url)?.protocol ?? '')) {
+      throw new Error(`a server is named by its URL, such as https://example.com, not ${JSON.stringify(url)}`)
+    }
     this.#origin = url.replace(/\/+$/, '')
     if (adminPassword !== undefined) {
       this.#authorization = `Basic ${Buffer.from(`admin:${adminPassword}`).toString('base64')}`

@@ -65,10 +65,15 @@ export class Administration {
 
   // Hosts
 
+  /** @throws {Refused} `InvalidRequest` */
+  find(hostname: string): Host | null {
+    const name = parseHostname(hostname, { insecure: this.#parts.insecure })
+    return this.#parts.hosts.byName(name.hostname)
+  }
+
   /** @throws {Refused} 404 `HostNotFound` */
   host(hostname: string): Host {
-    const name = parseHostname(hostname, { insecure: this.#parts.insecure })
-    const host = this.#parts.hosts.byName(name.hostname)
+    const host = this.find(hostname)
     if (!host) throw new Refused('HostNotFound', 'host not found', 404)
     return host
   }

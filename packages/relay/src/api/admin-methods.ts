@@ -20,7 +20,7 @@ import { main as unblockHost } from '@millisky/core/lexicon/gen/net/millisky/rel
 import { main as untrustDomain } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/untrustDomain'
 import { main as updateHost } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/updateHost'
 import { main as updateSettings } from '@millisky/core/lexicon/gen/net/millisky/relay/admin/updateSettings'
-import type { Did } from '@millisky/core/syntax'
+import { type Did, isDid } from '@millisky/core/syntax'
 import type { Subscription } from '@millisky/server/subscribe'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyRequest } from 'fastify'
@@ -142,6 +142,7 @@ function addAccountMethods(xrpc: Xrpc, { accounts, administration, hosts, modera
     return accountView(durable, durable.host === null ? undefined : hosts.byId(durable.host)?.hostname)
   })
   xrpc.query(listTakedowns, { auth }, async ({ params: { limit, cursor = '' } }) => {
+    if (cursor !== '' && !isDid(cursor)) throw new Refused('InvalidRequest', 'cursor is not one of this method')
     const found = await moderation.takedowns(cursor, limit + 1)
     const dids = found.slice(0, limit)
     return { dids, cursor: found.length > limit ? dids.at(-1) : undefined }

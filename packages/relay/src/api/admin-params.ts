@@ -32,6 +32,13 @@ export function integer(text: string): number {
   return value
 }
 
+/** As Go's ParseBool, by which scripts were written: `true`, `T` and `1` alike. @throws {Refused} when it is neither */
+export function flag(text: string): boolean {
+  if (/^(1|t|true)$/i.test(text)) return true
+  if (/^(0|f|false)$/i.test(text)) return false
+  throw new Refused('InvalidRequest', `neither true nor false: ${text}`)
+}
+
 /** @throws {Refused} unless one is given */
 export function didOf(request: FastifyRequest): Did {
   const did = given(request, 'did')

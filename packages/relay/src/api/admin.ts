@@ -18,10 +18,10 @@ import type { Upstreams } from '../upstreams.ts'
 import { addArchiveRoutes } from './admin-archive.ts'
 import { askedBy } from './admin-auth.ts'
 import { addAuditRoute, addConsumerRoutes } from './admin-consumers.ts'
-import { didOf, given, integer, optional } from './admin-params.ts'
+import { didOf, flag, given, integer, optional } from './admin-params.ts'
+import { takedownsAfter } from './takedown-pages.ts'
 
 const SUCCESS = { success: 'true' }
-const TAKEDOWNS_PAGE = 500
 
 export interface AdminApiParts {
   administration: Administration
@@ -75,7 +75,6 @@ function changeGiven(request: FastifyRequest): HostChange {
 // Routes
 
 function addSubscriptionRoutes(admin: FastifyInstance, { administration, hosts, upstreams }: AdminApiParts): void {
-  const hostOf = (request: FastifyRequest) => administration.host(given(request, 'host', 'hostname'))
   admin.get('/admin/subs/getUpstreamConns', () =>
     hosts.list().flatMap(host => (upstreams.isConnected(host) ? [host.hostname] : [])),
   )
@@ -86,12 +85,14 @@ function addSubscriptionRoutes(admin: FastifyInstance, { administration, hosts, 
   })
   admin.get('/admin/subs/getEnabled', () => ({ enabled: administration.settings.requestCrawlEnabled }))
   admin.post('/admin/subs/setEnabled', async request => {
-    await administration.updateSettings({ requestCrawlEnabled: given(request, 'enabled') === 'true' })
+    await administration.updateSettings({ requestCrawlEnabled: flag(given(request, 'enabled')) })
     return SUCCESS
   })
   admin.post('/admin/subs/killUpstream', async request => {
-    const host = hostOf(request)
-    if (optional(request, 'block') === 'true') {
+    // A host that is not known is not connected either, and scripts know no other answer.
+    const host = administration.find(given(request, 'host', 'hostname'))
+    if (host === null) throw new Refused('NotConnected', 'no active connection to given host')
+    if (flag(optional(request, 'block') ?? 'false')) {
       await administration.blockHost(host, optional(request, 'reason') ?? undefined, askedBy(request))
     } else await administration.disconnectHost(host, askedBy(request))
     return SUCCESS
@@ -135,10 +136,10 @@ function addHostRoutes(admin: FastifyInstance, { administration, hosts, upstream
   })
 }
 
-/** As bigsky and indigo's relay name it, and as rsky does. */
+/** As bigsky and indigo's relay name it, and as rsky does. A host that is not known yet is banned for the future. */
 function addBanRoutes(admin: FastifyInstance, { administration, hosts }: AdminApiParts): void {
   const block = async (request: FastifyRequest): Promise<Host> => {
-    const host = administration.host(given(request, 'host', 'hostname'))
+    const host = await administration.hostToBlock(given(request, 'host', 'hostname'))
     await administration.blockHost(host, optional(request, 'reason') ?? undefined, askedBy(request))
     return host
   }
@@ -178,9 +179,7 @@ function addRepoRoutes(admin: FastifyInstance, { administration, moderation }: A
     return SUCCESS
   })
   admin.get('/admin/repo/takedowns', async request => {
-    const after = optional(request, 'cursor') ?? ''
-    const dids = await moderation.takedowns(after, TAKEDOWNS_PAGE)
-    return dids.length < TAKEDOWNS_PAGE ? { dids } : { dids, cursor: dids.at(-1) }
+    return takedownsAfter(moderation, integer(optional(request, 'cursor') ?? '0'))
   })
 }
 

@@ -8,10 +8,10 @@ import { main as getRepoStatus } from '@millisky/core/lexicon/gen/com/atproto/sy
 import { main as listHosts } from '@millisky/core/lexicon/gen/com/atproto/sync/listHosts'
 import { main as listRepos } from '@millisky/core/lexicon/gen/com/atproto/sync/listRepos'
 import { main as requestCrawl } from '@millisky/core/lexicon/gen/com/atproto/sync/requestCrawl'
-import type { Did } from '@millisky/core/syntax'
+import { type Did, isDid } from '@millisky/core/syntax'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { raw, type Xrpc } from '@millisky/server/xrpc'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Accounts } from '../accounts.ts'
 import type { Crawl } from '../crawl.ts'
 import { parseHostname } from '../hostname.ts'
@@ -22,6 +22,7 @@ import { assertServed, statusOf } from '../status.ts'
 import type { RelayStore, StoredAccount } from '../store/store.ts'
 
 export const SUBSCRIBE_PATH = '/xrpc/com.atproto.sync.subscribeRepos'
+const CRAWL_PATH = '/xrpc/com.atproto.sync.requestCrawl'
 const HEALTH_TIMEOUT_MS = 1_000
 
 export interface SyncApiParts {
@@ -37,7 +38,7 @@ export interface SyncApiParts {
 }
 
 export function addSyncApi(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiParts): void {
-  addHostMethods(xrpc, parts)
+  addHostMethods(http, xrpc, parts)
   addRepoMethods(xrpc, parts)
   http.all(SUBSCRIBE_PATH, request => {
     throw notWebSocket(request.method)
@@ -45,10 +46,20 @@ export function addSyncApi(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiPart
   addPages(http, parts)
 }
 
-function addHostMethods(xrpc: Xrpc, { hosts, crawl, siblings, insecure }: SyncApiParts): void {
-  xrpc.procedure(requestCrawl, async ({ input, request }) => {
-    const { hostname } = await crawl.request(input.hostname, { byAdmin: false })
+function addHostMethods(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiParts): void {
+  const { hosts, crawl, siblings, insecure } = parts
+  const ask = async (name: string, request: FastifyRequest): Promise<void> => {
+    const { hostname } = await crawl.request(name, { byAdmin: false })
     if (!isFromRelay(request.headers)) await siblings.tellCrawl(hostname)
+  }
+  xrpc.procedure(requestCrawl, ({ input, request }) => ask(input.hostname, request))
+  // bigsky takes it from a browser's address line, too.
+  http.get(CRAWL_PATH, { exposeHeadRoute: false }, async (request, reply) => {
+    const { hostname } = request.query as Record<string, unknown>
+    if (typeof hostname !== 'string')
+      throw new Refused('InvalidRequest', 'hostname is missing: …/requestCrawl?hostname=')
+    await ask(hostname, request)
+    return reply.header('cache-control', 'no-store').send()
   })
   xrpc.query(listHosts, ({ params }) => {
     const after = cursorOf(params.cursor)
@@ -82,6 +93,7 @@ function addRepoMethods(xrpc: Xrpc, { accounts, store, hosts, save }: SyncApiPar
   const find = async (did: Did): Promise<StoredAccount | null> => (await accounts.find(did)).durable
   xrpc.query(listRepos, async ({ params }) => {
     const { limit, cursor = '' } = params
+    if (cursor !== '' && !isDid(cursor)) throw new Refused('InvalidRequest', 'cursor is not one of this method')
     // Accounts first seen a moment ago are to be listed as well.
     await save()
     // One more tells whether there is a next page.
