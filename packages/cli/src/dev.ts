@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Child } from './child.ts'
@@ -72,6 +72,16 @@ type Ports = Record<'plc' | 'pds' | 'relay', number>
  * by its URL, and with another one the Relay takes nothing of their accounts.
  */
 async function claimPorts(dataDir: string, options: DevOptions): Promise<Ports> {
+  const held: Server[] = []
+  try {
+    return await claimAll(dataDir, options, held)
+  } finally {
+    for (const server of held) await new Promise(done => server.close(done))
+  }
+}
+
+/** @param held - Gets what listens there so that no two are given the same. */
+async function claimAll(dataDir: string, options: DevOptions, held: Server[]): Promise<Ports> {
   const file = join(dataDir, 'ports.json')
   const before = await readFile(file, 'utf8').then(
     text => JSON.parse(text) as Partial<Ports>,
@@ -80,8 +90,8 @@ async function claimPorts(dataDir: string, options: DevOptions): Promise<Ports> 
   const claim = async (name: keyof Ports, wanted: number) => {
     const flag = `--${name}-port`
     const last = before[name]
-    if (wanted !== 0 || last === undefined) return claimPort(wanted, flag)
-    return claimPort(last, flag).catch(() => claimPort(0, flag))
+    if (wanted !== 0 || last === undefined) return claimPort(wanted, flag, held)
+    return claimPort(last, flag, held).catch(() => claimPort(0, flag, held))
   }
   const ports: Ports = {
     plc: await claim('plc', options.plcPort),
@@ -100,7 +110,7 @@ async function claimPorts(dataDir: string, options: DevOptions): Promise<Ports> 
 }
 
 /** `wanted`, or a free port for 0. Says so plainly when the wanted one is taken. */
-async function claimPort(wanted: number, flag: string): Promise<number> {
+async function claimPort(wanted: number, flag: string, held: Server[]): Promise<number> {
   const server = createServer()
   const port = await new Promise<number>((done, fail) => {
     server.once('error', (err: NodeJS.ErrnoException) =>
@@ -112,7 +122,7 @@ async function claimPort(wanted: number, flag: string): Promise<number> {
     )
     server.listen(wanted, '127.0.0.1', () => done((server.address() as { port: number }).port))
   })
-  await new Promise(done => server.close(done))
+  held.push(server)
   return port
 }
 

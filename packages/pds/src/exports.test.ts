@@ -61,6 +61,19 @@ test('a reader that is only slow keeps its place, unless it is too slow', async 
   await assert.rejects(read(100, 300), /stalled/)
 })
 
+test('a server that was held up itself does not take it for the reader', async t => {
+  const pds = await startTestPds(t)
+  const account = await large(pds)
+  const exports = new Exports(pds.store, { ...EXPORT_LIMITS, stallMs: 150 })
+  let [bytes, chunks] = [0, 0]
+  for await (const chunk of (await exports.open(account)).body) {
+    if (chunks++ < 3) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200)
+    bytes += chunk.length
+    await sleep(1)
+  }
+  assert.ok(bytes > 1_000_000)
+})
+
 test('a reader that leaves frees its place', async t => {
   const pds = await startTestPds(t)
   const account = await large(pds)

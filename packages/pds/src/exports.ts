@@ -138,32 +138,28 @@ async function* paced(chunks: AsyncIterable<Uint8Array>, patience: Patience): As
   }
 }
 
-/** Runs out when nothing is added for a time, and also when too little is. */
+/**
+ * Runs out when nothing is added for a time, and also when too little is. It is used up share by share, so that a time in which
+ * nothing ran here costs the reader one share and no more.
+ */
 class Patience {
-  readonly #most: number
-  readonly #over: () => void
-  #until: number
-  #timer: NodeJS.Timeout
+  readonly #timer: NodeJS.Timeout
+  #shares = CHUNKS_PER_STALL
 
   constructor(ms: number, over: () => void) {
-    this.#most = ms
-    this.#over = over
-    this.#until = performance.now() + ms
-    this.#timer = setTimeout(() => this.#check(), ms)
+    this.#timer = setInterval(() => {
+      if (--this.#shares > 0) return
+      this.end()
+      over()
+    }, ms / CHUNKS_PER_STALL)
   }
 
   add(): void {
-    this.#until = Math.min(performance.now() + this.#most, this.#until + this.#most / CHUNKS_PER_STALL)
+    this.#shares = Math.min(CHUNKS_PER_STALL, this.#shares + 1)
   }
 
   end(): void {
-    clearTimeout(this.#timer)
-  }
-
-  #check(): void {
-    const left = this.#until - performance.now()
-    if (left > 0) this.#timer = setTimeout(() => this.#check(), Math.ceil(left))
-    else this.#over()
+    clearInterval(this.#timer)
   }
 }
 

@@ -132,8 +132,9 @@ type Assembling = PdsParts & Required<Pick<PdsParts, 'log' | 'now'>>
 
 async function assemble(core: Core, settings: PdsSettings, parts: Assembling): Promise<Pds> {
   const { log, version = '0.0.0', now } = parts
-  const names = serviceNames(settings, settings.port === 0 ? await freePort() : settings.port)
-  const port = settings.port === 0 ? Number(new URL(names.publicUrl).port) : settings.port
+  const held = settings.port === 0 ? await holdPort() : null
+  const port = held?.port ?? settings.port
+  const names = serviceNames(settings, port)
   const outside = openOutside(settings, names, version, log, now, parts)
   core.onCommit = () => outside.crawlers.notify()
   const registry = () => createMetrics({ process: true })
@@ -165,6 +166,8 @@ async function assemble(core: Core, settings: PdsSettings, parts: Assembling): P
       return url
     },
     async listen() {
+      await http.ready()
+      held?.release()
       url = await listen(http, addressOf(settings, port))
       log.info({ url, publicUrl: names.publicUrl, did: names.did }, 'the PDS is listening')
       outside.crawlers.notify()
@@ -509,14 +512,12 @@ function addressOf({ socketPath, bind, devMode }: PdsSettings, port: number) {
   return { port, host: bind ?? (devMode ? '127.0.0.1' : '::') }
 }
 
-/** A port that is free now: the public URL has to be known before the server listens. */
-async function freePort(): Promise<number> {
-  const probe = createServer()
+/** Keeps a free port until we listen there ourselves: the public URL has to be known before that. */
+async function holdPort(): Promise<{ port: number; release(): void }> {
+  const holder = createServer().unref()
   await new Promise<void>((resolve, reject) => {
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', resolve)
+    holder.once('error', reject)
+    holder.listen(0, '127.0.0.1', resolve)
   })
-  const { port } = probe.address() as AddressInfo
-  await new Promise(resolve => probe.close(resolve))
-  return port
+  return { port: (holder.address() as AddressInfo).port, release: () => void holder.close() }
 }

@@ -149,7 +149,9 @@ export class Upstreams {
     host.connectedAt = this.#parts.now()
     host.lastEventAt ||= host.connectedAt
     if (host.record.status === 'offline') {
-      upstream.proof = setTimeout(() => this.#prove(host, upstream), this.#parts.settings?.stableMs ?? PROOF_MS).unref()
+      // If it has gone while nothing ran here, that is heard first.
+      const prove = () => setImmediate(() => this.#prove(host, upstream))
+      upstream.proof = setTimeout(prove, this.#parts.settings?.stableMs ?? PROOF_MS).unref()
     }
   }
 

@@ -75,7 +75,7 @@ function following(url: string, parts: Partial<FollowParts> = {}): Following {
   cleanups.push(() => follow.stop())
   const until = async <T>(list: T[], count: number): Promise<T[]> => {
     for (let i = 0; list.length < count; i++) {
-      if (i > 2_000) assert.fail(`${list.length} of ${count} came`)
+      if (i > 10_000) assert.fail(`${list.length} of ${count} came`)
       await sleep(2)
     }
     return list.slice(0, count)
@@ -260,8 +260,9 @@ test('waits grow with every failure, with jitter, also of a host that accepts an
 })
 
 test('a long quiet connection is progress too', async () => {
-  const { url } = await host(socket => setTimeout(() => socket.close(), 30))
-  const [end] = await following(url, { settings: { stableMs: 10 } }).ended(1)
+  const opened = Promise.withResolvers<void>()
+  const { url } = await host(socket => opened.promise.then(() => setTimeout(() => socket.close(), 30)))
+  const [end] = await following(url, { settings: { stableMs: 10 }, onOpen: () => opened.resolve() }).ended(1)
   assert.equal(end?.failures, 0)
   assert.equal(end?.frames, 0)
 })
@@ -291,6 +292,20 @@ test('a host that goes silent is given up, one that answers pings is not', async
   assert.equal(alive.follow.state, 'open')
 })
 
+test('who was held up itself does not think that the other side is silent', async () => {
+  let pings = 0
+  const { url } = await host(socket => {
+    // Whenever the answer is on the way, nothing runs for longer than it has.
+    socket.on('ping', () => {
+      pings++
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 150)
+    })
+  })
+  const { ends } = following(url, { settings: { pingMs: 20, deadMs: 60 } })
+  while (pings < 4) await sleep(2)
+  assert.deepEqual(ends, [])
+})
+
 test('while the caller is busy the socket is not read', async () => {
   const chunk = Buffer.concat([frame(1), Buffer.alloc(50_000)])
   let sent = 0
@@ -312,13 +327,18 @@ test('while the caller is busy the socket is not read', async () => {
       taken += frames.length
     },
   })
-  await sleep(300)
+  while (calls < 1) await sleep(5)
+  // Until nothing more leaves the host.
+  for (let before = -1; before !== sent; ) {
+    before = sent
+    await sleep(100)
+  }
   const held = sent
   assert.equal(calls, 1)
   assert.ok(held < 1_000, `${held} frames left the host`)
   release.resolve()
   for (let i = 0; taken < 2_000; i++) {
-    if (i > 2_000) assert.fail(`${taken} taken`)
+    if (i > 6_000) assert.fail(`${taken} taken`)
     await sleep(5)
   }
   assert.equal(follow.state, 'open')

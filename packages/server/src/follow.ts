@@ -12,6 +12,7 @@ import { Refused } from '@millisky/core/errors'
 import { decodeFrame, readError } from '@millisky/core/event'
 import { FRAME_BYTES_MAX } from '@millisky/core/limits'
 import { type ClientOptions, WebSocket } from 'ws'
+import { AwakeClock } from './awake.ts'
 import { checkHost, checkUrl, guardedLookup, type Reach } from './fetch.ts'
 
 /**
@@ -220,6 +221,9 @@ class Connection {
   #waiting: Uint8Array[] = []
   #waitingBytes = 0
   #delivering: Promise<void> | null = null
+  readonly #awake: AwakeClock
+  readonly #watchMs: number
+  /** By the awake clock. */
   #heardAt = 0
   #pinged = false
   #controls = 0
@@ -228,15 +232,17 @@ class Connection {
     this.#parts = parts
     this.#settings = settings
     this.#now = now
+    this.#watchMs = Math.max(5, Math.min(settings.pingMs, settings.deadMs) / 4)
+    this.#awake = new AwakeClock(now, this.#watchMs)
   }
 
   /** Resolves when the connection is gone and the caller has taken what came over it. */
   async run(): Promise<Ended> {
-    const { handshakeMs, pingMs, deadMs } = this.#settings
+    const { handshakeMs } = this.#settings
     const timer = setTimeout(() => {
       if (this.openedAt === null) this.end({ reason: 'unreachable', detail: 'The handshake took too long' })
     }, handshakeMs)
-    const watch = setInterval(() => this.#watch(), Math.max(5, Math.min(pingMs, deadMs) / 4))
+    const watch = setInterval(() => this.#watch(), this.#watchMs)
     try {
       this.#connect()
       await this.#over.promise
@@ -293,7 +299,8 @@ class Connection {
   }
 
   #opened(response: IncomingMessage): void {
-    this.openedAt = this.#heardAt = this.#now()
+    this.openedAt = this.#now()
+    this.#heardAt = this.#awake.ms
     try {
       this.#parts.onOpen?.(response.headers)
     } catch (error) {
@@ -302,7 +309,7 @@ class Connection {
   }
 
   #heard(): void {
-    this.#heardAt = this.#now()
+    this.#heardAt = this.#awake.ms
     this.#pinged = false
   }
 
@@ -355,9 +362,10 @@ class Connection {
   }
 
   #watch(): void {
+    const now = this.#awake.look()
     const socket = this.#socket
     if (this.openedAt === null || !socket || socket.readyState !== socket.OPEN || socket.isPaused) return
-    const silentMs = this.#now() - this.#heardAt
+    const silentMs = now - this.#heardAt
     if (silentMs > this.#settings.pingMs + this.#settings.deadMs) {
       this.end({ reason: 'silent', detail: `Nothing came for ${silentMs} ms, not even the answer to a ping` })
     } else if (silentMs > this.#settings.pingMs && !this.#pinged) {

@@ -124,7 +124,7 @@ class Client {
 
   async until(count: number): Promise<(number | string)[]> {
     for (let i = 0; this.got.length < count; i++) {
-      if (i > 2_000) assert.fail(`${this.got.length} of ${count} frames came`)
+      if (i > 10_000) assert.fail(`${this.got.length} of ${count} frames came`)
       await sleep(2)
     }
     return this.got
@@ -133,7 +133,7 @@ class Client {
 
 async function eventually(check: () => boolean, what: string): Promise<void> {
   for (let i = 0; !check(); i++) {
-    if (i > 2_000) assert.fail(what)
+    if (i > 10_000) assert.fail(what)
     await sleep(2)
   }
 }
@@ -333,6 +333,15 @@ test('an idle consumer is pinged; one that answers stays, one that does not is d
   assert.equal(subscription.list().length, 1)
 })
 
+test('a server that was held up itself blames no consumer for it', async () => {
+  const { url, ends } = await stage({ pingMs: 20, deadMs: 60 })
+  const client = new Client(url)
+  // Whenever its answer is on the way, nothing runs for longer than it has.
+  client.socket.on('ping', () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 150))
+  await eventually(() => client.pings >= 4, 'pings go on')
+  assert.deepEqual(ends, [])
+})
+
 /** A consumer that stops reading, below `ws`: nothing drains its receive buffer. */
 async function stuckConsumer(port: number, path: string): Promise<Socket> {
   const socket = connect({ port, host: '127.0.0.1' })
@@ -345,8 +354,9 @@ async function stuckConsumer(port: number, path: string): Promise<Socket> {
 }
 
 test('a consumer that takes nothing is told ConsumerTooSlow, others do not notice, memory is bounded', async () => {
-  const { log, url, port, subscription, ends } = await stage({ stallMs: 100, closeMs: 3_000 })
+  const { log, url, port, subscription, ends } = await stage({ stallMs: 100, closeMs: 30_000 })
   const stuck = await stuckConsumer(port, PATH)
+  const [{ id } = { id: 0 }] = subscription.list()
   const healthy = new Client(url)
   await healthy.opened
   for (let i = 0; i < 300; i++) {
@@ -354,7 +364,7 @@ test('a consumer that takes nothing is told ConsumerTooSlow, others do not notic
     await sleep(1)
   }
   await healthy.until(1200)
-  const consumer = subscription.list()[0]
+  const consumer = subscription.list().find(each => each.id === id)
   assert.ok(consumer === undefined || consumer.bytes < 25_000_000, 'the stuck one was not fed')
   // When it reads again before the grace ends, the last things it finds are the reason and the closing frame.
   const chunks: Buffer[] = []
@@ -451,7 +461,7 @@ test('what happens is counted', async () => {
 })
 
 test('at the end everybody near the tail gets the rest and 1012, replays are cut between events', async () => {
-  const { log, url, port, subscription, ends } = await stage({ coalesceMs: 50, batchBytes: 65_536, closeMs: 300 })
+  const { log, url, port, subscription, ends } = await stage({ coalesceMs: 50, batchBytes: 65_536, closeMs: 30_000 })
   log.add(1_000, 20_000)
   const live = new Client(url)
   const replaying = new Client(`${url}?cursor=0`)

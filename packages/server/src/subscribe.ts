@@ -16,6 +16,7 @@ import type { Duplex } from 'node:stream'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { infoFrame } from '@millisky/core/event'
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
+import { AwakeClock } from './awake.ts'
 import type { Batch, Log } from './log/log.ts'
 import { Consumer, type ConsumerEnd } from './subscribe/consumer.ts'
 import { entriesOf } from './subscribe/digest.ts'
@@ -117,6 +118,7 @@ export class Subscription {
   readonly #perAddress = new Map<string, number>()
   readonly #detach: (() => void)[] = []
   readonly #count: ReturnType<typeof countStream> | null
+  readonly #awake: AwakeClock
   readonly #sweep: NodeJS.Timeout
   #nextId = 1
   #closing: Promise<void> | null = null
@@ -132,6 +134,7 @@ export class Subscription {
     this.#count = parts.metrics ? countStream(parts.metrics, () => this.totals()) : null
     const { pingMs, deadMs, stallMs } = this.#settings
     const sweepMs = Math.max(5, Math.min(5_000, Math.min(pingMs, deadMs, stallMs) / 4))
+    this.#awake = new AwakeClock(this.#now, sweepMs)
     this.#sweep = setInterval(() => this.#sweepConsumers(), sweepMs)
     this.#sweep.unref()
   }
@@ -267,6 +270,7 @@ export class Subscription {
       client,
       socket,
       now: this.#now,
+      awake: this.#awake,
       form,
       cursor: cursor ?? log.head,
     })
@@ -350,7 +354,7 @@ export class Subscription {
   }
 
   #sweepConsumers(): void {
-    const now = this.#now()
+    const now = this.#awake.look()
     const { batchBytes, stallMs, pingMs, deadMs } = this.#settings
     for (const consumer of this.#consumers.values()) {
       const { blocked, wroteAt, pingedAt, heardAt } = consumer
@@ -359,10 +363,10 @@ export class Subscription {
         const allowed = stallMs * Math.max(1, consumer.lastBytes / batchBytes)
         if (now - wroteAt > allowed) consumer.fail('too-slow', 'ConsumerTooSlow', 'Stream consumer too slow')
       } else if (pingedAt === 0) {
-        if (now - heardAt > pingMs) consumer.ping(now)
+        if (now - heardAt > pingMs) consumer.ping()
       } else if (now - pingedAt > deadMs) {
         // The ping may still lie behind events that the consumer is busy taking; then its socket tells if it is alive.
-        if (consumer.bytes - consumer.bytesAtPing > batchBytes) consumer.ping(now)
+        if (consumer.bytes - consumer.bytesAtPing > batchBytes) consumer.ping()
         else consumer.end('dead', 1001, 'No answer to a ping')
       }
     }

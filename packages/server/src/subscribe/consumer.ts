@@ -27,6 +27,8 @@ export interface ConsumerParts {
   /** Null: the log's own bytes. */
   form: Form | null
   now: () => number
+  /** What its silence is measured by. */
+  awake: { readonly ms: number }
 }
 
 /** One connection of an event stream: its socket, its cursor and what the operator sees of it. */
@@ -46,7 +48,7 @@ export class Consumer {
   bytes = 0
   /** Size of the batch the socket is busy with. */
   lastBytes = 0
-  /** When the last batch was written; while blocked, since when the socket is busy with it. */
+  /** When the last batch was written, by the awake clock as all that follows; while blocked, since when the socket is busy with it. */
   wroteAt: number
   heardAt: number
   /** When an unanswered ping was sent, else 0. */
@@ -59,7 +61,7 @@ export class Consumer {
   wake: (() => void) | null = null
   #onDrain: (() => void) | null = null
   #memory: Buffer | null = null
-  readonly #now: () => number
+  readonly #awake: ConsumerParts['awake']
   readonly #close: () => void
 
   constructor(parts: ConsumerParts) {
@@ -70,13 +72,14 @@ export class Consumer {
     this.socket = parts.socket
     this.cursor = parts.cursor
     this.form = parts.form
-    this.#now = parts.now
-    this.connectedAt = this.wroteAt = this.heardAt = parts.now()
+    this.#awake = parts.awake
+    this.connectedAt = parts.now()
+    this.wroteAt = this.heardAt = parts.awake.ms
     const { promise, resolve } = Promise.withResolvers<void>()
     this.gone = promise
     this.#close = resolve
     const heard = () => {
-      this.heardAt = this.#now()
+      this.heardAt = this.#awake.ms
       this.pingedAt = 0
     }
     parts.client.on('pong', heard).on('ping', heard).on('message', heard)
@@ -109,7 +112,7 @@ export class Consumer {
     this.events += batch.count
     this.bytes += bytes
     this.lastBytes = bytes
-    this.wroteAt = this.#now()
+    this.wroteAt = this.#awake.ms
   }
 
   /** Memory for the next batch of a replay: that of the last one if the socket is done with it. */
@@ -129,8 +132,8 @@ export class Consumer {
     })
   }
 
-  ping(now: number): void {
-    this.pingedAt = now
+  ping(): void {
+    this.pingedAt = this.#awake.ms
     this.bytesAtPing = this.bytes
     this.client.ping()
   }
