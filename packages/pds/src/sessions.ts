@@ -58,14 +58,10 @@ export class Sessions {
    */
   async login(identifier: string, password: string, { allowTakendown = false } = {}): Promise<SignedIn> {
     const started = performance.now()
-    assertPasswordLength(password)
-    const found = await this.#find(identifier)
-    const matched = await this.#match(found, password)
-    if (!found || !matched) {
+    const { found, appPassword } = await this.#verify(identifier, password).catch(async refused => {
       await sleep(Math.max(0, FAILURE_MIN_MS - (performance.now() - started)))
-      throw new Refused('AuthenticationRequired', 'Invalid identifier or password', 401)
-    }
-    const { appPassword } = matched
+      throw refused
+    })
     if (statusOf(found) === 'takendown' && !allowTakendown) {
       throw new Refused('AccountTakedown', 'Account has been taken down', 401)
     }
@@ -110,6 +106,14 @@ export class Sessions {
     const createdAt = this.#now()
     const id = randomBytes(32).toString('base64url')
     return { id, account: account.id, createdAt, expiresAt: createdAt + REFRESH_MS, next: null, appPassword }
+  }
+
+  async #verify(identifier: string, password: string) {
+    assertPasswordLength(password)
+    const found = await this.#find(identifier)
+    const matched = await this.#match(found, password)
+    if (!found || !matched) throw new Refused('AuthenticationRequired', 'Invalid identifier or password', 401)
+    return { found, ...matched }
   }
 
   async #find(identifier: string): Promise<Account | null> {

@@ -88,8 +88,8 @@ export class Tokens {
   async readRefresh(token: string, { expired = false } = {}): Promise<RefreshToken> {
     const { scope, jti, sub } = await this.#verify(token, 'refresh+jwt', expired)
     if (scope !== SCOPES.refresh) throw invalid('Bad token scope')
-    if (typeof jti !== 'string' || jti === '')
-      throw new Refused('MissingTokenId', 'Unexpected missing refresh token id', 401)
+    if (jti !== undefined && typeof jti !== 'string') throw invalid('Malformed token')
+    if (!jti) throw new Refused('MissingTokenId', 'Unexpected missing refresh token id', 401)
     return { did: sub as Did, id: jti }
   }
 
@@ -122,7 +122,8 @@ export class Tokens {
     }
     // A DPoP-bound token or a service token is none of ours, whoever signed it.
     if ('cnf' in claims || 'lxm' in claims) throw invalid('Malformed token')
-    if (!isDid(claims.sub) || claims.exp === undefined) throw invalid('Malformed token')
+    if (!isDid(claims.sub) || claims.exp === undefined || typeof claims.aud !== 'string')
+      throw invalid('Malformed token')
     return claims
   }
 }

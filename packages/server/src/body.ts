@@ -3,6 +3,7 @@
 import { IncomingMessage } from 'node:http'
 import { type Readable, Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate } from 'node:zlib'
+import { fromUtf8 } from '@millisky/core/bytes'
 import { Malformed, Refused } from '@millisky/core/errors'
 
 /** Silence of the sender after which a body is given up. */
@@ -93,6 +94,20 @@ export function readBody(request: IncomingMessage, bytesMax: number): Promise<Bu
   return collect(encoded ? bodyStream(request, bytesMax) : request, bytesMax)
 }
 
+/** UTF-8, and what is a part of it. */
+const CHARSETS = ['utf-8', 'utf8', 'us-ascii', 'ascii']
+const CHARSET = /;\s*charset\s*=\s*"?([^\s";]+)/i
+
+/** The whole body as text, without the mark of its byte order. @throws what `readBody` does; Refused 415 for another charset than UTF-8 */
+export async function readText(request: IncomingMessage, bytesMax: number): Promise<string> {
+  const charset = CHARSET.exec(request.headers['content-type'] ?? '')?.[1]
+  if (charset !== undefined && !CHARSETS.includes(charset.toLowerCase())) {
+    throw new Refused('UnsupportedMediaType', `unsupported charset "${charset.slice(0, 100).toUpperCase()}"`, 415)
+  }
+  const text = fromUtf8(await readBody(request, bytesMax))
+  return text.startsWith('\ufeff') ? text.slice(1) : text
+}
+
 function collect(source: Readable, bytesMax: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
@@ -136,12 +151,13 @@ function decodersOf(request: IncomingMessage): Transform[] {
     .split(',')
     .map(name => name.trim().toLowerCase())
     .filter(name => name !== 'identity' && name !== '')
-  if (names.length > ENCODINGS_MAX) throw unsupported()
+  if (names.length > ENCODINGS_MAX) throw unsupported(header)
   // They are listed in the order they were applied.
   return names.reverse().map(decoderOf)
 }
 
-const unsupported = () => new Refused('UnsupportedMediaType', 'unsupported content-encoding', 415)
+const unsupported = (encoding: string) =>
+  new Refused('UnsupportedMediaType', `unsupported content encoding "${encoding.slice(0, 100)}"`, 415)
 
 function decoderOf(name: string): Transform {
   switch (name) {
@@ -153,6 +169,6 @@ function decoderOf(name: string): Transform {
     case 'br':
       return createBrotliDecompress()
     default:
-      throw unsupported()
+      throw unsupported(name)
   }
 }

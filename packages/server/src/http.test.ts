@@ -188,7 +188,7 @@ test('unknown encodings are 415, broken ones 400', async () => {
       const reply = await post(path, 'x', { 'content-encoding': name, 'content-type': 'application/json' })
       assert.deepEqual(await errorOf(reply), [
         415,
-        { error: 'UnsupportedMediaType', message: 'unsupported content-encoding' },
+        { error: 'UnsupportedMediaType', message: `unsupported content encoding "${name}"` },
       ])
     }
   }

@@ -68,6 +68,7 @@ export const JSON_BODY_BYTES_MAX = 150 * 1024
 
 /** A server without routes; add them, then {@link listen}. */
 export function createHttp(options: HttpOptions): FastifyInstance {
+  const cors = options.cors ?? (() => true)
   const http = Fastify({
     trustProxy: trustOf(options.trustProxy ?? false),
     // Fastify makes a logger for every request; errors and, if wanted, requests are logged below instead.
@@ -85,9 +86,12 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     },
     clientErrorHandler: refuseConnection,
     genReqId: () => '',
-    frameworkErrors: (error, request, reply) => replyError(options.log, error, request, reply),
+    frameworkErrors: (error, request, reply) => {
+      // What never came to a route.
+      setHeaders(reply, options.product, cors(pathOf(request)))
+      replyError(options.log, error, request, reply)
+    },
   })
-  const cors = options.cors ?? (() => true)
   http.addHook('onRoute', route => addHeaders(route, cors, options.product))
   if (options.metrics || options.accessLog || options.trace) http.addHook('onRoute', observer(options))
   parseBodies(http, options.bodyBytesMax ?? JSON_BODY_BYTES_MAX)
@@ -140,11 +144,9 @@ function preflight(request: FastifyRequest, reply: FastifyReply, allowed: boolea
   if (!allowed) return reply.code(404).send({ error: 'NotFound', message: 'Not Found' })
   reply.header('access-control-allow-methods', PREFLIGHT_METHODS)
   reply.header('access-control-max-age', PREFLIGHT_SECONDS)
+  reply.header('vary', 'Access-Control-Request-Headers')
   const asked = request.headers['access-control-request-headers']
-  if (asked !== undefined) {
-    reply.header('access-control-allow-headers', asked)
-    reply.header('vary', 'Access-Control-Request-Headers')
-  }
+  if (asked !== undefined) reply.header('access-control-allow-headers', asked)
   return reply.code(204).send()
 }
 

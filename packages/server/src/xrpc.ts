@@ -29,7 +29,6 @@
  */
 import { Readable } from 'node:stream'
 import { l } from '@atproto/lex-schema'
-import { fromUtf8 } from '@millisky/core/bytes'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { jsonToValue } from '@millisky/core/json'
 import { check } from '@millisky/core/lexicon/check'
@@ -37,7 +36,7 @@ import { procedures, queries, subscriptions } from '@millisky/core/lexicon/gen/m
 import { DATA_DEPTH_MAX } from '@millisky/core/limits'
 import { isNsid, type Nsid } from '@millisky/core/syntax'
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
-import { bodyStream, hasBody, readBody } from './body.ts'
+import { bodyStream, hasBody, readBody, readText } from './body.ts'
 import { JSON_BODY_BYTES_MAX, parseJsonBody, pathOf } from './http.ts'
 import { type Allowance, applyRates, type RateRule } from './rate.ts'
 import type { Logger } from './trace.ts'
@@ -189,13 +188,15 @@ export class Xrpc {
   constructor(http: FastifyInstance, options: XrpcOptions) {
     this.#http = http
     this.#options = options
-    http.route({
-      method: FALLBACK_METHODS,
-      url: '/xrpc/*',
-      exposeHeadRoute: false,
-      config: { body: 'raw' },
-      handler: (request, reply) => this.#fallback(request, reply),
-    })
+    for (const url of ['/xrpc', '/xrpc/*']) {
+      http.route({
+        method: FALLBACK_METHODS,
+        url,
+        exposeHeadRoute: false,
+        config: { body: 'raw' },
+        handler: (request, reply) => this.#fallback(request, reply),
+      })
+    }
   }
 
   /** NSIDs of what is registered. */
@@ -370,7 +371,7 @@ function inputReader(
       throw new Refused('InvalidRequest', `Wrong request encoding (Content-Type): ${type}`)
     }
     if (!expectsJson) return rawInput(request, type, limit)
-    const text = fromUtf8(await readBody(request.raw, limit))
+    const text = await readText(request.raw, limit)
     // Clients say that they send JSON and then send nothing where everything is optional.
     const json = text === '' ? '{}' : text
     const value = keepsData ? jsonToValue(json, { depthMax: BODY_DEPTH_MAX }) : parseJsonBody(json)

@@ -8,6 +8,9 @@ import type { Method } from './schema.ts'
 /** `foo[]=bar` and `foo[0]=bar`, as some clients write lists. */
 const LIST_KEY = /^([^[]*)\[\d*\]$/
 
+/** Names that every object has would be taken for values that were given before. No lexicon has a parameter of such a name. */
+const isInherited = (name: string) => name in Object.prototype
+
 /** The part of a URL behind its first question mark, without it. */
 export function queryOf(url: string): string {
   const mark = url.indexOf('?')
@@ -21,7 +24,7 @@ export function queryOf(url: string): string {
  */
 export function paramsReader(schema: Method): (query: string) => unknown {
   const { nsid, parameters } = schema
-  const read = (entries: URLSearchParams | [string, string][]): unknown => {
+  const read = (entries: [string, string][]): unknown => {
     try {
       return withoutStacks(() => parameters.fromURLSearchParams(entries))
     } catch (error) {
@@ -35,7 +38,9 @@ export function paramsReader(schema: Method): (query: string) => unknown {
     if (query === '') return (absent ??= Object.freeze(read([])))
     const given = new URLSearchParams(query)
     if (given.has('__proto__')) throw new Refused('InvalidQueryParameter', 'Invalid query parameter: __proto__')
-    return read(query.includes(']') || query.includes('%5D') || query.includes('%5d') ? withLists(given) : given)
+    const hasLists = query.includes(']') || query.includes('%5D') || query.includes('%5d')
+    const entries = hasLists ? withLists(given) : [...given]
+    return read(entries.some(([name]) => isInherited(name)) ? entries.filter(([name]) => !isInherited(name)) : entries)
   }
 }
 
