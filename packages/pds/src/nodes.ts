@@ -36,11 +36,13 @@ export class NodeCache {
     return blocks
   }
 
-  add(account: AccountId, loaded: Iterable<Block>): void {
+  /** @returns all of that account */
+  add(account: AccountId, loaded: Iterable<Block>): Blocks {
     const blocks = this.of(account)
     const before = sizeOf(blocks)
     for (const block of loaded) blocks.add(block)
     this.#bytes += sizeOf(blocks) - before
+    return blocks
   }
 
   /** Follows a change that has been stored. */

@@ -5,7 +5,7 @@
  * swaps against it, has core compute the change, and stores all of it in one transaction; its promise resolves when that
  * is durable.
  */
-import { Blocks, MissingBlock } from '@millisky/core/blocks'
+import { type Blocks, MissingBlock } from '@millisky/core/blocks'
 import type { Obj } from '@millisky/core/cbor'
 import type { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
@@ -226,14 +226,14 @@ export class Repos {
 
   /** Reads what a write needs of the tree and is not in memory, layer by layer. */
   async #load({ account, head }: RepoState, writes: Write[]): Promise<Blocks> {
-    const blocks = new Blocks(this.#nodes.of(account))
+    let blocks = this.#nodes.of(account)
     for (let wanted = missing(head, blocks, writes); wanted.length > 0; wanted = missing(head, blocks, writes)) {
       const found = await this.store.repos.nodes(account, wanted)
       // Somebody else has moved the tree on while it was read.
       if (found.length < wanted.length) throw new HeadMoved()
-      for (const block of found) blocks.add(block)
+      // Forgotten meanwhile, they are read once more.
+      blocks = this.#nodes.add(account, found)
     }
-    this.#nodes.add(account, blocks)
     return blocks
   }
 
