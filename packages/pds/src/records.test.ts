@@ -70,6 +70,8 @@ test('record keys follow syntax and schema', () => {
     refusal(() => prepare(POST, { text: '', createdAt }, undefined, 'not-a-tid')).message,
     /Invalid record key for/,
   )
+  // The key is looked at before the record, as a client that got both wrong has always been told.
+  assert.match(refusal(() => prepare(POST, { text: 5 }, undefined, 'self')).message, /^Invalid record key for/)
   for (const bad of ['.', '..', 'a b', 'a/b', '', 'é', 'x'.repeat(513)]) {
     assert.match(refusal(() => prepare(UNKNOWN, {}, false, bad)).message, /Invalid record key/, bad)
   }
@@ -118,10 +120,22 @@ test('what a schema has against a blob has a name', () => {
   assert.equal(refusal(() => prepare(PROFILE, avatar({ mimeType: 'text/plain' }))).error, 'InvalidMimeType')
   assert.equal(refusal(() => prepare(PROFILE, avatar({ size: 50_000_000 }))).error, 'InvalidSize')
   assert.equal(refusal(() => prepare(PROFILE, { displayName: 5 })).error, 'InvalidRequest')
+  const legacy = refusal(() => prepare(PROFILE, { avatar: { cid: raw.toString(), mimeType: 'image/png' } }))
+  assert.match(legacy.message, /^Invalid app\.bsky\.actor\.profile record: Expected blob .* at \$\.record\.avatar$/)
+})
+
+test('where in the call a record is wrong', () => {
+  const input = { collection: POST, rkey: undefined, record: { text: 5, createdAt }, nextRkey: () => RKEY }
+  const refused = refusal(() => prepareRecord({ ...input, validate: true, at: 'writes[1].record' }))
+  assert.match(refused.message, /Expected string value type \(got 5\) at \$\.writes\[1\]\.record\.text$/)
 })
 
 test('what is not of the data model cannot be written', () => {
   assert.throws(() => prepare(UNKNOWN, { x: 1.5 }, false), Malformed)
+  for (const whole of [2n ** 63n - 1n, -(2n ** 63n)]) assert.ok(prepare(UNKNOWN, { x: [{ whole }] }, false).bytes)
+  for (const beyond of [2n ** 63n, -(2n ** 63n) - 1n]) {
+    assert.match(refusal(() => prepare(UNKNOWN, { x: [{ beyond }] }, false)).message, /^Integer beyond 64 bits: -?\d+$/)
+  }
   let nested: Obj = {}
   for (let i = 0; i < 40; i++) nested = { nested }
   assert.throws(() => prepare(UNKNOWN, nested, false), Malformed)

@@ -44,31 +44,45 @@ export interface RecordInput {
   rkey?: string | undefined
   record: Obj
   validate: ValidateMode
+  /** Where the caller finds the record in what it has sent, for what is said about it; default `record`. */
+  at?: string
   nextRkey: () => Rkey
 }
 
 /** Checks and encodes one record. `record` gets its `$type` if it has none. @throws Refused, Malformed */
-export function prepareRecord({ collection, rkey: given, record, validate, nextRkey }: RecordInput): PreparedRecord {
+export function prepareRecord(input: RecordInput): PreparedRecord {
+  const { collection, rkey: given, record, validate, at = 'record', nextRkey } = input
   const value = withType(collection, record)
+  assertIntegers(value)
   const schema = recordSchema(collection)
   const rkey = given ?? fixedKey(schema) ?? nextRkey()
   if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
   if (given !== undefined && hasSlur(given)) throw invalid('Unacceptable slur in record key')
+  // Before blobs are looked for, since a schema says more of what is wrong with one.
+  const validationStatus =
+    validate === false
+      ? undefined
+      : validateRecord({ collection, rkey, value, schema, at, mustBeKnown: validate === true })
   const blobs = findBlobs(value)
   const bytes = encode(value)
-  const prepared: PreparedRecord = {
+  return {
     rkey,
     path: `${collection}/${rkey}`,
     cid: Cid.ofCbor(bytes),
     bytes,
     blobs,
     subject: subjectOf(collection, value),
+    ...(validationStatus && { validationStatus }),
   }
-  if (validate !== false) prepared.validationStatus = validateRecord(collection, rkey, value, schema, validate === true)
-  return prepared
 }
 
 const invalid = (message: string) => new Refused('InvalidRequest', message)
+
+/** Integers have a sign and 64 bits, though JSON and CBOR can say one more. Source: data model spec. */
+function assertIntegers(value: Value): void {
+  if (typeof value === 'bigint' && BigInt.asIntN(64, value) !== value) throw invalid(`Integer beyond 64 bits: ${value}`)
+  if (isContainer(value)) for (const inner of Object.values(value)) assertIntegers(inner)
+}
 
 function withType(collection: Nsid, record: Obj): Obj {
   const type = record.$type
@@ -85,28 +99,31 @@ function fixedKey(schema: l.RecordSchema | undefined): string | undefined {
   return key?.startsWith('literal:') ? key.slice('literal:'.length) : undefined
 }
 
-function validateRecord(
-  collection: Nsid,
-  rkey: Rkey,
-  value: Obj,
-  schema: l.RecordSchema | undefined,
-  mustBeKnown: boolean,
-): ValidationStatus {
+interface Validation {
+  collection: Nsid
+  rkey: Rkey
+  value: Obj
+  schema: l.RecordSchema | undefined
+  at: string
+  mustBeKnown: boolean
+}
+
+function validateRecord({ collection, rkey, value, schema, at, mustBeKnown }: Validation): ValidationStatus {
   if (!schema) {
     if (mustBeKnown) throw invalid(`Unknown lexicon type: ${collection}`)
     return 'unknown'
   }
-  const result = checkAsIs(schema, value)
-  if ('problem' in result) throw schemaRefusal(schema, value, result.problem)
   const key = checkAsIs(schema.keySchema, rkey)
   if ('problem' in key) throw invalid(`Invalid record key for ${collection}: ${key.problem}`)
+  const result = checkAsIs(schema, value)
+  if ('problem' in result) throw schemaRefusal(schema, value, result.problem, at)
   return 'valid'
 }
 
 /** What a schema has against a blob has names of its own, so that clients can tell people. */
-function schemaRefusal(schema: l.RecordSchema, record: Obj, problem: string): Refused {
+function schemaRefusal(schema: l.RecordSchema, record: Obj, problem: string, place: string): Refused {
   // Paths as clients know them, in which the record is a member of the call.
-  const message = `Invalid ${schema.$type} record: ${problem.replaceAll(' at $', ' at $.record')}`
+  const message = `Invalid ${schema.$type} record: ${problem.replaceAll(' at $', () => ` at $.${place}`)}`
   const result = schema.safeValidate(record)
   for (const { code, path } of result.success ? [] : result.reason.issues) {
     if (code === 'too_big' && isBlob(at(record, path))) return new Refused('InvalidSize', message)

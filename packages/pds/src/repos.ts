@@ -128,12 +128,8 @@ export class Repos {
 
   #writeInLane(did: Did, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<WriteResult> {
     return this.#attempt(did, async state => {
-      const planned = await this.#plan(state, wanted)
-      // An identical put or a delete of nothing is done already, whatever the head is: so a retry of it succeeds.
+      const planned = await this.#plan(state, wanted, swapCommit)
       if (planned === null) return { commit: null }
-      if (swapCommit && !state.head.commit.equals(swapCommit)) {
-        throw new Refused('InvalidSwap', `Commit was at ${state.head.commit}`)
-      }
       const { writes, records } = planned
       return await this.#commit(state, writes, records)
     })
@@ -154,39 +150,26 @@ export class Repos {
   }
 
   /** What the wishes come to in the present state; null if nothing. */
-  async #plan(state: RepoState, wanted: readonly WantedWrite[]): Promise<Plan | null> {
+  async #plan(state: RepoState, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<Plan | null> {
     const plan: Plan = { writes: [], records: [] }
+    if (wanted.length === 0) assertHead(state, swapCommit)
     for (const want of wanted) {
+      const path = want.action === 'delete' ? want.path : want.record.path
+      const current = looksAt(want) ? await this.store.repos.record(state.account, path) : null
+      // An identical put or a delete of nothing is done already, whatever the swaps say: so a retry of it succeeds.
+      if (isDone(want, current)) continue
+      assertHead(state, swapCommit)
+      assertSwap(want, current)
       if (want.action === 'delete') {
-        if (await this.#isToDelete(state, want)) addDelete(plan, want.path)
+        addDelete(plan, path)
         continue
       }
-      const action = want.action === 'put' ? await this.#putAction(state, want.record, want.swapRecord) : want.action
-      if (action === null) continue
+      const action = want.action === 'put' ? (current ? 'update' : 'create') : want.action
       if (want.action === 'create' && want.unique) await this.#removeOlder(state, plan, want.record)
       await this.#checkBlobs(state, want.record.blobs)
       addRecord(plan, action, want.record)
     }
     return plan.writes.length === 0 ? null : plan
-  }
-
-  async #isToDelete(state: RepoState, want: Extract<WantedWrite, { action: 'delete' }>): Promise<boolean> {
-    if (!want.ifPresent && want.swapRecord === undefined) return true
-    const current = await this.store.repos.record(state.account, want.path)
-    if (want.ifPresent && !current) return false
-    if (want.swapRecord !== undefined) assertSwap(current?.cid ?? null, want.swapRecord)
-    return true
-  }
-
-  async #putAction(
-    state: RepoState,
-    record: PreparedRecord,
-    swapRecord: Cid | null | undefined,
-  ): Promise<'create' | 'update' | null> {
-    const current = await this.store.repos.record(state.account, record.path)
-    if (current?.cid.equals(record.cid)) return null
-    if (swapRecord !== undefined) assertSwap(current?.cid ?? null, swapRecord)
-    return current ? 'update' : 'create'
   }
 
   async #removeOlder(state: RepoState, plan: Plan, { path, subject }: PreparedRecord): Promise<void> {
@@ -202,11 +185,11 @@ export class Repos {
       const stored = await this.store.blobs.get(state.account, cid)
       if (!stored || stored.takedown !== null) throw new Refused('BlobNotFound', `Could not find blob: ${cid}`)
       if (stored.mimeType !== mimeType) {
-        const message = `Referenced Mimetype does not match stored mimetype. Expected: ${stored.mimeType}, Got: ${mimeType}`
+        const message = `Referenced Mimetype does not match stored blob. Expected: ${stored.mimeType}, Got: ${mimeType}`
         throw new Refused('InvalidMimeType', message)
       }
       if (stored.size !== size) {
-        const message = `Referenced size does not match stored size. Expected: ${stored.size}, Got: ${size}`
+        const message = `Referenced Size does not match stored blob. Expected: ${stored.size}, Got: ${size}`
         throw new Refused('InvalidSize', message)
       }
     }
@@ -270,10 +253,27 @@ function addRecord(plan: Plan, action: 'create' | 'update', record: PreparedReco
   plan.records.push({ action, path, cid, bytes, blobs: blobs.map(blob => blob.cid), subject })
 }
 
+/** Whether what comes of a wish depends on the record that is there. */
+function looksAt(want: WantedWrite): boolean {
+  return want.action === 'put' || (want.action === 'delete' && (want.ifPresent || want.swapRecord !== undefined))
+}
+
+function isDone(want: WantedWrite, current: { cid: Cid } | null): boolean {
+  if (want.action === 'put') return current?.cid.equals(want.record.cid) ?? false
+  return want.action === 'delete' && want.ifPresent === true && current === null
+}
+
+/** @throws Refused InvalidSwap unless the head is what the caller believes */
+function assertHead({ head }: RepoState, believed: Cid | undefined): void {
+  if (believed && !head.commit.equals(believed)) throw new Refused('InvalidSwap', `Commit was at ${head.commit}`)
+}
+
 /** @throws Refused InvalidSwap unless the record is what the caller believes; null is none. */
-function assertSwap(current: Cid | null, believed: Cid | null): void {
-  if (current === null ? believed === null : believed !== null && current.equals(believed)) return
-  throw new Refused('InvalidSwap', `Record was at ${current ?? 'null'}`)
+function assertSwap(want: WantedWrite, current: { cid: Cid } | null): void {
+  const believed = want.action === 'put' || want.action === 'delete' ? want.swapRecord : undefined
+  if (believed === undefined) return
+  if (current === null ? believed === null : believed !== null && current.cid.equals(believed)) return
+  throw new Refused('InvalidSwap', `Record was at ${current?.cid ?? 'null'}`)
 }
 
 /** @throws Refused 401: no commits while inactive */

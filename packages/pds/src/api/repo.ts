@@ -103,7 +103,7 @@ async function applyAll(parts: Parts, input: ApplyWrites, auth: User) {
   if (input.writes.length > COMMIT_OPS_MAX) {
     throw new Refused('InvalidRequest', `Too many writes. Max: ${COMMIT_OPS_MAX}`)
   }
-  const planned = input.writes.map(write => planWrite(parts, did, write, input.validate, auth))
+  const planned = input.writes.map((write, i) => planWrite(parts, did, write, i, input.validate, auth))
   const { commit } = await parts.repos.write(
     did,
     planned.map(plan => plan.want),
@@ -112,7 +112,14 @@ async function applyAll(parts: Parts, input: ApplyWrites, auth: User) {
   return { commit: commitMeta(commit), results: planned.map(plan => plan.result) }
 }
 
-function planWrite(parts: Parts, did: Did, write: ApplyWrites['writes'][number], validate: ValidateMode, auth: User) {
+function planWrite(
+  parts: Parts,
+  did: Did,
+  write: ApplyWrites['writes'][number],
+  index: number,
+  validate: ValidateMode,
+  auth: User,
+) {
   const { collection, rkey } = write
   if (write.$type === 'com.atproto.repo.applyWrites#delete') {
     auth.mayWrite('delete', collection)
@@ -121,7 +128,8 @@ function planWrite(parts: Parts, did: Did, write: ApplyWrites['writes'][number],
   }
   const action = write.$type === 'com.atproto.repo.applyWrites#create' ? 'create' : 'update'
   auth.mayWrite(action, collection)
-  const record = prepare(parts, collection, rkey, write.value, validate)
+  // Not `value`, which it is: the reference says so.
+  const record = prepare(parts, collection, rkey, write.value, validate, `writes[${index}].record`)
   const { path, cid, validationStatus } = record
   const result = {
     $type: `com.atproto.repo.applyWrites#${action}Result` as const,
@@ -227,8 +235,9 @@ function prepare(
   rkey: string | undefined,
   record: Obj,
   validate: ValidateMode,
+  at?: string,
 ): PreparedRecord {
-  return prepareRecord({ collection, rkey, record, validate, nextRkey: () => repos.nextRkey() })
+  return prepareRecord({ collection, rkey, record, validate, nextRkey: () => repos.nextRkey(), ...(at && { at }) })
 }
 
 function swap({ swapCommit }: { swapCommit?: string }): { swapCommit?: Cid } {

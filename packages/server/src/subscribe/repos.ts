@@ -129,7 +129,8 @@ function chooseProtocol(offered: readonly string[], { json }: Extras): string | 
 /** @throws Refused unless there is none, or one that is a decimal integer from 0 to 2^53 - 1 */
 export function parseCursor(params: URLSearchParams): number | null {
   const given = params.getAll('cursor')
-  if (given.length === 0) return null
+  // Nothing after `cursor=` is no cursor, as in all parameters of methods.
+  if (given.every(text => text === '')) return null
   const [text = ''] = given
   const cursor = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
   if (given.length > 1 || !(cursor <= SEQ_MAX)) {
