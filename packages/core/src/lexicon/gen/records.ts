@@ -25,6 +25,11 @@ import { main as appBskyNotificationDeclaration } from './app/bsky/notification/
 import { main as chatBskyActorDeclaration } from './chat/bsky/actor/declaration.ts'
 import { main as comAtprotoLexiconSchema } from './com/atproto/lexicon/schema.ts'
 import { main as comGermnetworkDeclaration } from './com/germnetwork/declaration.ts'
+import { main as siteStandardDocument } from './site/standard/document.ts'
+import { main as siteStandardGraphRecommend } from './site/standard/graph/recommend.ts'
+import { main as siteStandardGraphSubscription } from './site/standard/graph/subscription.ts'
+import { main as siteStandardPublication } from './site/standard/publication.ts'
+import { main as siteStandardThemeBasic } from './site/standard/theme/basic.ts'
 
 /** Schema of every record type whose lexicon is part of the project. */
 export const records: ReadonlyMap<string, l.RecordSchema> = new Map<string, l.RecordSchema>([
@@ -50,4 +55,9 @@ export const records: ReadonlyMap<string, l.RecordSchema> = new Map<string, l.Re
   ['chat.bsky.actor.declaration', chatBskyActorDeclaration],
   ['com.atproto.lexicon.schema', comAtprotoLexiconSchema],
   ['com.germnetwork.declaration', comGermnetworkDeclaration],
+  ['site.standard.document', siteStandardDocument],
+  ['site.standard.graph.recommend', siteStandardGraphRecommend],
+  ['site.standard.graph.subscription', siteStandardGraphSubscription],
+  ['site.standard.publication', siteStandardPublication],
+  ['site.standard.theme.basic', siteStandardThemeBasic],
 ])
