@@ -70,7 +70,7 @@ export const settings = defineSettings(
       default: ['loopback', 'uniquelocal'],
       env: ['PDS_TRUST_PROXY'],
       flag: '--trust-proxy',
-      doc: 'Addresses or networks of reverse proxies whose X-Forwarded-For is believed.',
+      doc: 'Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Host are believed.',
       section: 'Service',
     },
     devMode: {

@@ -67,6 +67,8 @@ test('the well-known file of a handle is found by its host name', async t => {
   assert.deepEqual([found.status, found.body], [200, alice.did])
   assert.match(found.type, /^text\/plain/)
   assert.equal((await getAs(pds, 'ALICE.test:443', path)).body, alice.did)
+  const proxied = await fetch(new URL(path, pds.url), { headers: { 'x-forwarded-host': 'alice.test' } })
+  assert.equal(await proxied.text(), alice.did, 'a proxy that is trusted says which host was asked for')
   for (const host of ['bob.test', 'localhost', 'pds.example.com', '[::1]:80']) {
     const missing = await getAs(pds, host, path)
     assert.deepEqual([missing.status, missing.body], [404, 'User not found'], host)

@@ -65,7 +65,7 @@ function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
       ...(email !== undefined ? { email } : {}),
       ...(password !== undefined ? { password } : {}),
       ...(inviteCode !== undefined ? { inviteCode } : {}),
-      ...(recoveryKey !== undefined ? { recoveryKey } : {}),
+      ...(recoveryKey ? { recoveryKey } : {}),
       ...(did !== undefined ? { did } : {}),
       ...(plcOp !== undefined ? { plcOperation: plcOp } : {}),
     })

@@ -69,6 +69,7 @@ test('what is wrong with a sign-up is said as clients expect it', async t => {
     [wanted('bob', { email: undefined }), invalid('Email is required')],
     [wanted('bob', { email: 'bob' }), invalid(email)],
     [wanted('bob', { email: 'bob@localhost' }), invalid(email)],
+    [wanted('bob', { email: 'b..ob@example.com' }), invalid(email)],
     [wanted('bob', { email: 'bob@mailinator.com' }), invalid(email)],
     [wanted('bo'), invalid('Handle too short', 'InvalidHandle')],
     [wanted('b'.repeat(19)), invalid('Handle too long', 'InvalidHandle')],

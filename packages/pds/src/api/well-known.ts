@@ -22,7 +22,7 @@ function greeting(names: ServiceNames, version: string): string {
 `
 }
 
-/** The host name a request came for, without the port. */
+/** A host name without the port. */
 function hostOf(header: string | undefined): string {
   return (header ?? '').toLowerCase().replace(/:\d+$/, '')
 }
@@ -35,14 +35,14 @@ export function addWellKnown(http: FastifyInstance, { store, names, version }: W
     reply.type(TEXT).send('# Crawling the public API is allowed\nUser-agent: *\nAllow: /\n'),
   )
   http.get('/.well-known/atproto-did', async (request, reply) => {
-    const account = await store.accounts.byHandle(hostOf(request.headers.host) as never)
+    const account = await store.accounts.byHandle(hostOf(request.host) as never)
     reply.type(TEXT)
     if (!account) return reply.code(404).send('User not found')
     return reply.send(account.did)
   })
   http.get('/.well-known/did.json', (request, reply) => {
     const host = names.did.slice('did:web:'.length).replace(/%3a\d+$/i, '')
-    if (!names.did.startsWith('did:web:') || hostOf(request.headers.host) !== host) {
+    if (!names.did.startsWith('did:web:') || hostOf(request.host) !== host) {
       return reply.code(404).send({ error: 'NotFound', message: 'Not Found' })
     }
     return reply.send({
