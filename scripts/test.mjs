@@ -14,8 +14,8 @@ const args = [
   '--test',
   // End-to-end tests start processes of their own: more files at once than cores only makes each of them slower.
   `--test-concurrency=${Math.max(2, availableParallelism())}`,
-  // A test that hangs is a failure with a name, not a run that never ends.
-  '--test-timeout=180000',
+  // A test that hangs is a failure with a name, not a run that never ends. It says nothing of how fast a machine has to be.
+  '--test-timeout=600000',
   ...flags,
   ...(files.length > 0 ? files : all),
 ]

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { after, before, test } from 'node:test'
-import { type Network, Process, startNetwork, until } from './network.ts'
+import { until } from '@millisky/server/testing-until'
+import { type Network, Process, startNetwork } from './network.ts'
 
 let network: Network
 before(async () => {

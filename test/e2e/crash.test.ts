@@ -3,8 +3,9 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { setTimeout as wait } from 'node:timers/promises'
+import { until } from '@millisky/server/testing-until'
 import { atcuteConsumer, type Message } from './consumers.ts'
-import { type Daemons, startDaemons, until } from './network.ts'
+import { type Daemons, startDaemons } from './network.ts'
 
 const ACCOUNTS = 4
 const WRITERS_EACH = 2
@@ -134,6 +135,17 @@ test('kill -9 of PDS and Relay in a write storm loses and repeats nothing', { ti
   } finally {
     stop.abort()
     await Promise.all([...writers, joining])
+  }
+  // One last record of each account: whoever has that has all of the account, also what was written and not acknowledged.
+  for (const { did, accessJwt } of accounts) {
+    const record = { $type: 'app.bsky.feed.post', text: 'the last one', createdAt: new Date().toISOString() }
+    const write = { repo: did, collection: 'app.bsky.feed.post', record }
+    const { uri, cid } = await post<{ uri: string; cid: string }>(
+      `${daemons.pds.url}/xrpc/com.atproto.repo.createRecord`,
+      write,
+      accessJwt,
+    )
+    acknowledged.set(uri, cid)
   }
   const told = (messages: Message[], did: string) =>
     messages.filter(({ $type, did: who }) => $type.endsWith('#account') && who === did).length

@@ -14,11 +14,12 @@ import { Worker } from 'node:worker_threads'
 import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc } from '@millisky/plc/main'
 import { readSettings } from '@millisky/server/config'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { Consumer } from '../scenarios/world.ts'
 import { HOSTILITIES, type Report } from './attacks.ts'
 import { type FakeAccount, FakePds } from './fake-pds.ts'
-import { Daemon, until } from './network.ts'
+import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
 const seconds = Number(process.env.MILLISKY_TEST_HOSTILE_SECONDS ?? 2)
@@ -207,7 +208,7 @@ test('hostile hosts, consumers and callers keep nobody from a good host, and are
       return told(last)
     }
     const since = Date.now()
-    await until(name, look, 10_000).catch(() => untold.push(`${name}: ${JSON.stringify(last).slice(0, 2_000)}`))
+    await until(name, look).catch(() => untold.push(`${name}: ${JSON.stringify(last).slice(0, 2_000)}`))
     if (Date.now() - since > 500) t.diagnostic(`${name} was told ${Date.now() - since} ms later`)
   }
   assert.deepEqual(untold, [])

@@ -6,9 +6,10 @@ import { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
 import { commitEvent, type Event, encodeFrame, withSeq } from '@millisky/core/event'
 import { sha256 } from '@millisky/core/hash'
+import { until } from '@millisky/server/testing-until'
 import { atcuteConsumer, type Consumer, type Message } from './consumers.ts'
 import { type FakeAccount, FakePds, now } from './fake-pds.ts'
-import { type Network, startNetwork, until } from './network.ts'
+import { type Network, startNetwork } from './network.ts'
 
 let network: Network
 let consumer: Consumer<Message>

@@ -19,10 +19,11 @@ import { sha256 } from '@millisky/core/hash'
 import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc, type Plc } from '@millisky/plc/main'
 import { readSettings } from '@millisky/server/config'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { WebSocket } from 'ws'
 import { type FakeAccount, FakePds, now } from './fake-pds.ts'
-import { Daemon, until } from './network.ts'
+import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
 const ACCOUNTS = 6

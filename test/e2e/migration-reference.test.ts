@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork, type TestNetwork } from '../../packages/pds/src/testing-network.ts'
 import { verifyingConsumer } from './consumers.ts'
@@ -20,7 +21,6 @@ import {
   settingsOf,
   signUp,
 } from './migration.ts'
-import { until } from './network.ts'
 import { ReferenceDaemon, withoutReference } from './reference-daemon.ts'
 
 describe('between this PDS and the reference', { skip: withoutReference }, () => {

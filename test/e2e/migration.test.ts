@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { AtpAgent, XRPCError } from '@atproto/api'
 import { Secp256k1Keypair } from '@atproto/crypto'
+import { until } from '@millisky/server/testing-until'
 import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork, type TestNetwork } from '../../packages/pds/src/testing-network.ts'
 import { verifiedStory, verifyingConsumer } from './consumers.ts'
@@ -24,7 +25,7 @@ import {
   serviceToken,
   signUp,
 } from './migration.ts'
-import { Daemon, until } from './network.ts'
+import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
 const cleanups: (() => Promise<void>)[] = []

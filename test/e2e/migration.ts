@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { AtpAgent } from '@atproto/api'
+import { until } from '@millisky/server/testing-until'
 import type { Mailbox } from '../../packages/pds/src/testing-mail.ts'
-import { Daemon, until } from './network.ts'
+import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
 /** A PDS as a client sees it, whoever has written it. */

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { AtpAgent } from '@atproto/api'
+import { until } from '@millisky/server/testing-until'
 import { atcuteConsumer, story, verifiedStory, verifyingConsumer } from './consumers.ts'
-import { type Network, startNetwork, until } from './network.ts'
+import { type Network, startNetwork } from './network.ts'
 
 let network: Network
 before(async () => {
@@ -55,10 +56,8 @@ test('what @atproto/api does on the PDS is exactly what every consumer sees, on 
     ]
     // The order is that of each account; one account may be ahead of another behind the Relay.
     const last = [`${aliceDid} delete app.bsky.feed.post/`, `${bobDid} delete app.bsky.feed.like/`]
-    await until(
-      'every consumer has the last event of each account',
-      () => stories().every(lines => last.every(start => lines.some(line => line.startsWith(start)))),
-      30_000,
+    await until('every consumer has the last event of each account', () =>
+      stories().every(lines => last.every(start => lines.some(line => line.startsWith(start)))),
     ).catch(err => {
       throw new Error(`${err.message}\n${JSON.stringify(stories(), null, 1)}\n${network.process.output}`)
     })

@@ -5,27 +5,12 @@ import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { setTimeout as wait } from 'node:timers/promises'
+import { until } from '@millisky/server/testing-until'
 import type { Ready } from '../../packages/cli/src/dev.ts'
 import { freePort } from './ports.ts'
 
 const millisky = resolve(import.meta.dirname, '../../packages/cli/bin/millisky')
 const START_TIMEOUT_MS = 60_000
-
-/** Polls until `probe` gives something else than undefined, null or false. */
-export async function until<T>(
-  what: string,
-  probe: () => T | Promise<T>,
-  timeoutMs = 30_000,
-): Promise<Exclude<T, undefined | null | false>> {
-  const deadline = Date.now() + timeoutMs
-  for (;;) {
-    const value = await probe()
-    if (value !== undefined && value !== null && value !== false) return value as Exclude<T, undefined | null | false>
-    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain: ${what}`)
-    await wait(20)
-  }
-}
 
 /** One `millisky` process. Its output is kept for the message of a failing test. */
 export class Process {

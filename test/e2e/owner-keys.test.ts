@@ -6,11 +6,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { AtpAgent } from '@atproto/api'
+import { until } from '@millisky/server/testing-until'
 import { startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork } from '../../packages/pds/src/testing-network.ts'
 import { verifyingConsumer } from './consumers.ts'
 import { newPlace, ourDaemon } from './migration.ts'
-import { Process, until } from './network.ts'
+import { Process } from './network.ts'
 
 interface Ran {
   code: number | null

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { until } from './network.ts'
+import { until } from '@millisky/server/testing-until'
 
 /** The folder where `scripts/reference-pds.mjs` has put it, if anywhere. */
 export const referenceFolder: string | undefined = process.env.MILLISKY_REFERENCE_PDS

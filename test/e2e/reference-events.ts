@@ -1,24 +1,24 @@
 // What the stream told of each account, in order.
-import { setTimeout as wait } from 'node:timers/promises'
+import { until } from '@millisky/server/testing-until'
 import { decodeFrame } from '../../packages/core/src/event.ts'
 import type { Side } from './reference-side.ts'
 
-const QUIET_MS = 1_000
-
 /** Keeps, for each account, the kinds of its events with what a consumer acts on, and the fields of each kind. */
 export async function events(side: Side): Promise<void> {
-  const frames = await framesOf(side.server.url)
+  // The stream has one order: who has the last event has all.
+  const { did: last } = await side.signUp('last')
+  const frames = await framesOf(side.server.url, last)
   const told = new Map<string, unknown[]>()
   const fields: Record<string, string[]> = {}
-  let last = 0
+  let lastSeq = 0
   let ordered = true
   for (const bytes of frames) {
     const { t, body } = decodeFrame(bytes) as unknown as { t: string; body: Record<string, unknown> }
     const did = String(body.did ?? body.repo)
     // The reference makes a commit of no writes too.
     if (t === '#commit' && body.prevData && (body.ops as unknown[]).length === 0) continue
-    ordered &&= Number(body.seq) > last
-    last = Number(body.seq)
+    ordered &&= Number(body.seq) > lastSeq
+    lastSeq = Number(body.seq)
     fields[t] = Object.keys(body).sort()
     told.set(did, [...(told.get(did) ?? []), summaryOf(t, body)])
   }
@@ -38,7 +38,7 @@ function summaryOf(
   return { t, handle, active, status, changes: changes?.sort(), prevData: prevData ? 'a link' : prevData, ...flags }
 }
 
-async function framesOf(url: string): Promise<Uint8Array[]> {
+async function framesOf(url: string, lastDid: string): Promise<Uint8Array[]> {
   const socket = new WebSocket(`${url.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos?cursor=0`)
   socket.binaryType = 'arraybuffer'
   const frames: Uint8Array[] = []
@@ -47,10 +47,11 @@ async function framesOf(url: string): Promise<Uint8Array[]> {
     socket.onopen = resolve
     socket.onerror = reject
   })
-  for (let before = -1; before !== frames.length; ) {
-    before = frames.length
-    await wait(QUIET_MS)
+  const isLast = (bytes: Uint8Array) => {
+    const { t, body } = decodeFrame(bytes) as unknown as { t: string; body: Record<string, unknown> }
+    return t === '#sync' && body.did === lastDid
   }
+  await until('the last event', () => frames.some(isLast))
   socket.close()
   return frames
 }

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict'
 import { cp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { startDaemons, until } from './network.ts'
+import { until } from '@millisky/server/testing-until'
+import { startDaemons } from './network.ts'
 
 const BASIC = { authorization: `Basic ${Buffer.from('admin:pds-admin').toString('base64')}` }
 

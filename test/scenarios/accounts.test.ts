@@ -5,8 +5,9 @@ import { after, before, test } from 'node:test'
 import { accountEvent, commitEvent, identityEvent } from '@millisky/core/event'
 import { type PlcUpdate, signPlcOperation } from '@millisky/core/plc'
 import type { Handle } from '@millisky/core/syntax'
+import { until } from '@millisky/server/testing-until'
 import { FakeAccount, type FakePds, now } from '../e2e/fake-pds.ts'
-import { type Consumer, until, World } from './world.ts'
+import { type Consumer, World } from './world.ts'
 
 let world: World
 let pds: FakePds

@@ -1,8 +1,9 @@
 // The methods of administrators, their older forms as routes, and what sibling relays are told.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import { FakePds } from '../e2e/fake-pds.ts'
-import { PASSWORD, until, World, type WorldOptions } from './world.ts'
+import { PASSWORD, World, type WorldOptions } from './world.ts'
 
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)

@@ -1,8 +1,9 @@
 // Every admin route of deployed relays, in the words of each of them: what scripts send, and what they read of the answer.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import type { FakeAccount } from '../e2e/fake-pds.ts'
-import { PASSWORD, until, World } from './world.ts'
+import { PASSWORD, World } from './world.ts'
 
 let world: World
 let name: string

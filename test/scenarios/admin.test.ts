@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { after, before, test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import type { FakePds } from '../e2e/fake-pds.ts'
-import { until, World } from './world.ts'
+import { World } from './world.ts'
 
 let world: World
 let pds: FakePds

@@ -11,8 +11,9 @@ import { accountEvent, commitEvent, type Event, encodeFrame, syncEvent, withSeq 
 import { sha256 } from '@millisky/core/hash'
 import { apply, type Change } from '@millisky/core/repo'
 import { encodeTid } from '@millisky/core/tid'
+import { until } from '@millisky/server/testing-until'
 import { FakeAccount, type FakePds, now } from '../e2e/fake-pds.ts'
-import { type Consumer, until, World } from './world.ts'
+import { type Consumer, World } from './world.ts'
 
 function patched(event: Event, fields: Record<string, unknown>): Event {
   return { ...event, body: { ...event.body, ...fields } as Event['body'] }

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import { WebSocket } from 'ws'
-import { until, World, type WorldOptions } from './world.ts'
+import { World, type WorldOptions } from './world.ts'
 
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)
@@ -56,7 +57,7 @@ test('T24 a new log starts where it is told to', async t => {
 })
 
 test('T25 a consumer that does not read is told so and closed, and others do not notice', {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async t => {
   const world = await start(t, { subscribe: { stallMs: 300, batchBytes: 65_536 } })
   const { pds, accounts, name } = await world.host('alice')
@@ -65,12 +66,8 @@ test('T25 a consumer that does not read is told so and closed, and others do not
   slow.socket.pause()
   const text = 'x'.repeat(200_000)
   for (let i = 0; i < 120; i++) pds.sendPost(accounts[0]!, text)
-  await until('the other has them all', () => quick.frames.length === 120, 20_000)
-  await until(
-    'it is given up',
-    async () => (await world.get<unknown[]>('/admin/consumers/list')).body.length === 1,
-    20_000,
-  )
+  await until('the other has them all', () => quick.frames.length === 120)
+  await until('it is given up', async () => (await world.get<unknown[]>('/admin/consumers/list')).body.length === 1)
   slow.socket.resume()
   await until('it is closed', () => slow.closeCode !== null)
   assert.ok(slow.frames.length < 120)

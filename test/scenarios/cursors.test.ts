@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SKIP } from '@millisky/server/log/segment-state'
-import { Consumer, startRelay, until, World, type WorldOptions } from './world.ts'
+import { until } from '@millisky/server/testing-until'
+import { Consumer, startRelay, World, type WorldOptions } from './world.ts'
 
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)

@@ -1,7 +1,8 @@
 // Who has records of a collection, through a whole Relay.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { until, World } from './world.ts'
+import { until } from '@millisky/server/testing-until'
+import { World } from './world.ts'
 
 interface Page {
   repos: { did: string }[]

@@ -3,9 +3,10 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { test } from 'node:test'
 import { decodeFrame } from '@millisky/core/event'
+import { until } from '@millisky/server/testing-until'
 import { Jetstream } from '@skyware/jetstream'
 import { WebSocket } from 'ws'
-import { until, World, type WorldOptions } from './world.ts'
+import { World, type WorldOptions } from './world.ts'
 
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)

@@ -6,10 +6,11 @@ import { Writable } from 'node:stream'
 import { test } from 'node:test'
 import { encode } from '@millisky/core/cbor'
 import { errorFrame } from '@millisky/core/event'
+import { until } from '@millisky/server/testing-until'
 import { createLog } from '@millisky/server/trace'
 import { WebSocketServer } from 'ws'
 import { FakePds } from '../e2e/fake-pds.ts'
-import { PASSWORD, until, World, type WorldOptions } from './world.ts'
+import { PASSWORD, World, type WorldOptions } from './world.ts'
 
 type After = { after(fn: () => Promise<unknown> | unknown): void }
 

@@ -6,9 +6,10 @@ import { type PlcUpdate, plcUpdate, signPlcOperation } from '@millisky/core/plc'
 import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc } from '@millisky/plc/main'
 import { readSettings } from '@millisky/server/config'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { FakePds, now } from '../e2e/fake-pds.ts'
-import { Consumer, until, World } from './world.ts'
+import { Consumer, World } from './world.ts'
 
 test('identities come from the export, change with it, and outlive a restart without anybody to ask', async t => {
   const plc = await createPlc(

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { commitEvent, type Event, encodeFrame, withSeq } from '@millisky/core/event'
+import { until } from '@millisky/server/testing-until'
 import { FakePds, now } from '../e2e/fake-pds.ts'
-import { until, World } from './world.ts'
+import { World } from './world.ts'
 
 interface Check {
   hostname: string

@@ -6,8 +6,9 @@ import { accountEvent } from '@millisky/core/event'
 import { migrations, type RelaySchema } from '@millisky/relay/store/schema'
 import { createSqlStore } from '@millisky/relay/store/sql'
 import { openDb } from '@millisky/server/db/db'
+import { until } from '@millisky/server/testing-until'
 import { now } from '../e2e/fake-pds.ts'
-import { until, World } from './world.ts'
+import { World } from './world.ts'
 
 test('after a kill nothing is told twice, and accounts are counted as before', async t => {
   const world = await World.start()

@@ -3,29 +3,18 @@ import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as wait } from 'node:timers/promises'
 import { decodeFrame, type Frame, readError } from '@millisky/core/event'
 import { settings as plcSettings } from '@millisky/plc/config'
 import { createPlc, type Plc } from '@millisky/plc/main'
 import { settings as relaySettings } from '@millisky/relay/config'
 import { createRelay, type Relay, type RelayParts } from '@millisky/relay/main'
 import { readSettings } from '@millisky/server/config'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { WebSocket } from 'ws'
 import { FakePds } from '../e2e/fake-pds.ts'
 
 export const PASSWORD = 'scenario-admin'
-
-/** Polls until `probe` gives something else than undefined, null or false. */
-export async function until<T>(what: string, probe: () => T | Promise<T>, timeoutMs = 10_000) {
-  const deadline = Date.now() + timeoutMs
-  for (;;) {
-    const value = await probe()
-    if (value !== undefined && value !== null && value !== false) return value as Exclude<T, undefined | null | false>
-    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain: ${what}`)
-    await wait(5)
-  }
-}
 
 /** A consumer of the Relay's stream that remembers everything. */
 export class Consumer {
@@ -194,3 +183,5 @@ export async function startRelay(folder: string, plcUrl: string, { env, ...parts
   await relay.listen()
   return relay
 }
+
+export { until } from '@millisky/server/testing-until'

@@ -78,7 +78,10 @@ export class Child {
   async stop(timeoutMs: number): Promise<void> {
     if (this.#ended) return
     this.#process.kill('SIGTERM')
-    const timer = setTimeout(() => this.#process.kill('SIGKILL'), timeoutMs)
+    const timer = setTimeout(() => {
+      process.stderr.write(`millisky: ${this.name} did not stop and had to be killed\n`)
+      this.#process.kill('SIGKILL')
+    }, timeoutMs)
     await this.exit
     clearTimeout(timer)
   }

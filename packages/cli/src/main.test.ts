@@ -11,7 +11,7 @@ const millisky = resolve(import.meta.dirname, '../bin/millisky')
 
 function run(...args: string[]): Promise<{ code: unknown; out: string; err: string }> {
   return new Promise(done => {
-    execFile(millisky, args, { timeout: 30_000 }, (error, out, err) => done({ code: error ? error.code : 0, out, err }))
+    execFile(millisky, args, { timeout: 90_000 }, (error, out, err) => done({ code: error ? error.code : 0, out, err }))
   })
 }
 
@@ -82,11 +82,9 @@ test('Ctrl-C ends the network in order, and nothing of it stays', { timeout: 90_
     }
     const folder = /Data +(\S+)/.exec(output)![1]!
     assert.ok(existsSync(folder))
-    const startedAt = Date.now()
     process.kill(-dev.pid!, 'SIGINT')
     assert.deepEqual(await exit, [0, null], output)
-    assert.doesNotMatch(output, /second signal|did not stop in order/)
-    assert.ok(Date.now() - startedAt < 8_000, 'a daemon had to be killed')
+    assert.doesNotMatch(output, /second signal|did not stop in order|had to be killed/)
     assert.equal(existsSync(folder), false)
   } finally {
     if (dev.exitCode === null) process.kill(-dev.pid!, 'SIGKILL')

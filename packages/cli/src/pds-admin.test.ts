@@ -138,7 +138,7 @@ test('an account is made for a DID that there is; what makes no sense together i
   assert.match(made.errors, /millisky account activate did:web:carol/)
   assert.deepEqual(await status(did), { did, active: false, status: 'deactivated' })
   const again = run(accountCommand(), 'create', 'carol2.test', 'carol2@example.com', '--did', did)
-  await assert.rejects(again, /InvalidRequest: Account already exists|already taken/)
+  await assert.rejects(again, /AlreadyExists|already taken/)
   const both = ['--did', 'did:web:x.example.com', '--recovery-key', 'did:key:z']
   await assert.rejects(run(accountCommand(), 'create', 'x.test', 'x@example.com', ...both), /keeps the keys it has/)
 })

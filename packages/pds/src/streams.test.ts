@@ -26,7 +26,7 @@ test('consumers of the PDS may choose collections and JSON', async t => {
   cbor.on('message', data => frames.push(data as Buffer))
   json.on('message', data => texts.push(data as Buffer))
   t.after(() => [cbor, json].map(socket => socket.terminate()))
-  for (let i = 0; i < 2_000 && (frames.length < 2 || texts.length < 2); i++) await sleep(2)
+  for (let i = 0; i < 10_000 && (frames.length < 2 || texts.length < 2); i++) await sleep(2)
   const collections = frames.map(frame => (decodeFrame(frame).body.ops as { path: string }[])[0]?.path.split('/')[0])
   assert.deepEqual(collections, ['app.bsky.feed.post', 'app.bsky.feed.post'])
   const seqs = texts.map(text => JSON.parse(text.toString()).message.seq)

@@ -5,6 +5,8 @@ import { connect } from 'node:net'
 import { test } from 'node:test'
 import { bearer, startTestPds, type TestPds } from './testing-pds.ts'
 
+const QUIET_MS = 120
+
 /** What came back: status codes in their order, and everything as text. */
 interface Said {
   statuses: number[]
@@ -12,8 +14,8 @@ interface Said {
   closed: boolean
 }
 
-/** Sends bytes and listens until the connection ends, or nothing more comes. */
-async function say(pds: TestPds, bytes: string, quietMs = 120): Promise<Said> {
+/** Sends bytes and listens until the connection ends, or nothing more comes after so many answers. */
+async function say(pds: TestPds, bytes: string, answers = Number.POSITIVE_INFINITY): Promise<Said> {
   const { port, hostname } = new URL(pds.url)
   const socket = connect(Number(port), hostname)
   let text = ''
@@ -22,12 +24,14 @@ async function say(pds: TestPds, bytes: string, quietMs = 120): Promise<Said> {
   socket.setEncoding('latin1')
   await once(socket, 'connect')
   socket.write(Buffer.from(bytes, 'latin1'))
+  const said = () => [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map(match => Number(match[1]))
   await new Promise<void>(done => {
-    let timer = setTimeout(done, quietMs * 4)
+    let timer = setTimeout(done, 30_000)
     socket.on('data', chunk => {
       text += chunk
+      if (said().length < answers) return
       clearTimeout(timer)
-      timer = setTimeout(done, quietMs)
+      timer = setTimeout(done, QUIET_MS)
     })
     socket.once('close', () => {
       closed = true
@@ -36,8 +40,7 @@ async function say(pds: TestPds, bytes: string, quietMs = 120): Promise<Said> {
     })
   })
   socket.destroy()
-  const statuses = [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map(match => Number(match[1]))
-  return { statuses, text, closed }
+  return { statuses: said(), text, closed }
 }
 
 const POST = 'POST /xrpc/com.atproto.server.createSession HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n'
@@ -89,10 +92,10 @@ test('a request whose end could be in two places is refused, and what is behind 
     assert.ok(closed, `${what}: the connection is over`)
   }
   // What is said clearly is answered, one after the other.
-  assert.deepEqual((await say(pds, `${GET}\r\n${HIDDEN}`)).statuses, [200, 200])
-  assert.deepEqual((await say(pds, `${POST}content-length: 2\r\n\r\n{}${HIDDEN}`)).statuses, [400, 200])
+  assert.deepEqual((await say(pds, `${GET}\r\n${HIDDEN}`, 2)).statuses, [200, 200])
+  assert.deepEqual((await say(pds, `${POST}content-length: 2\r\n\r\n{}${HIDDEN}`, 2)).statuses, [400, 200])
   const chunks = `${POST}transfer-encoding: Chunked\r\n\r\n1;a=b\r\n{\r\n1\r\n}\r\n0\r\nx-trailer: 1\r\n\r\n${HIDDEN}`
-  assert.deepEqual((await say(pds, chunks)).statuses, [400, 200])
+  assert.deepEqual((await say(pds, chunks, 2)).statuses, [400, 200])
 })
 
 test('no path leads out of where it belongs, and no name into a header', async t => {
@@ -137,11 +140,7 @@ test('no path leads out of where it belongs, and no name into a header', async t
     `/xrpc/${'a'.repeat(3_000)}.b.c`,
   ]
   for (const path of paths) {
-    const { statuses, text } = await say(
-      pds,
-      `GET ${path} HTTP/1.1\r\nhost: alice.test\r\nconnection: close\r\n\r\n`,
-      2_000,
-    )
+    const { statuses, text } = await say(pds, `GET ${path} HTTP/1.1\r\nhost: alice.test\r\nconnection: close\r\n\r\n`)
     assert.equal(statuses.length, 1, path)
     assert.ok(statuses[0]! >= 400 && statuses[0]! < 502 && statuses[0] !== 500, `${path}: ${statuses}`)
     assert.doesNotMatch(text, /root:|SQLite format|"workspaces"/, path)
@@ -160,7 +159,7 @@ test('no path leads out of where it belongs, and no name into a header', async t
     ['/xrpc/_health', 'x-request-id: a%0d%0ax-injected: 1\r\norigin: http://a%0d%0ax-injected\r\n'],
     ['/xrpc/com.atproto.sync.getLatestCommit?did=a', 'atproto-proxy: did:web:a%0d%0ax-injected:1#b\r\n'],
   ]) {
-    const { text } = await say(pds, `GET ${line} HTTP/1.1\r\nhost: x\r\n${headers}connection: close\r\n\r\n`, 2_000)
+    const { text } = await say(pds, `GET ${line} HTTP/1.1\r\nhost: x\r\n${headers}connection: close\r\n\r\n`)
     assert.doesNotMatch(text.split('\r\n\r\n')[0]!, /^x-injected/im, line)
   }
 })

@@ -373,7 +373,7 @@ function read(url: string, query = '') {
   cleanups.push(() => socket.terminate())
   const until = async (count: number) => {
     for (let i = 0; got.length < count; i++) {
-      if (i > 1_000) assert.fail(`${got.length} of ${count}`)
+      if (i > 10_000) assert.fail(`${got.length} of ${count}`)
       await sleep(2)
     }
     return got.map(entry => entry.seq)

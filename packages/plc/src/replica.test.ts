@@ -3,7 +3,6 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { setTimeout as wait } from 'node:timers/promises'
 import { SigningKey } from '@millisky/core/crypto'
 import {
   type PlcOperation,
@@ -18,6 +17,7 @@ import {
 import type { Did } from '@millisky/core/syntax'
 import { readSettings } from '@millisky/server/config'
 import { TestPlcUpstream } from '@millisky/server/identity/testing-plc-upstream'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { settings } from './config.ts'
 import { createPlc, type Plc } from './main.ts'
@@ -58,13 +58,6 @@ function genesis(n: number): { did: Did; first: PlcUpdate } {
 const rename = (last: PlcOperation, handle: string, key: SigningKey) =>
   signPlcOperation<PlcUpdate>(plcUpdate(last, { alsoKnownAs: [`at://${handle}`] }), key)
 
-async function until(probe: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 8_000; !probe(); ) {
-    if (Date.now() > deadline) throw new Error('waited in vain')
-    await wait(5)
-  }
-}
-
 async function answers(url: string, paths: readonly string[]): Promise<[number, string][]> {
   return Promise.all(
     paths.map(async path => {
@@ -98,21 +91,23 @@ test('a replica says what its directory says: recoveries, ends and all; also aft
       await upstream.directory.accept(did, signPlcOperation(plcTombstone(upstream.directory.last(did)), strong))
   }
   const first = await plcOf(t, env, () => clock.now)
-  await until(() => first.directory.head === upstream.directory.head)
+  await until('the replica has it', () => first.directory.head === upstream.directory.head)
   await first.close()
 
   const late = genesis(100)
   await upstream.directory.accept(late.did, late.first)
   const replica = await plcOf(t, env, () => clock.now)
-  await until(() => replica.directory.head === upstream.directory.head)
+  await until('the replica has it', () => replica.directory.head === upstream.directory.head)
   await upstream.directory.accept(late.did, rename(late.first, 'live.example.com', strong))
-  await until(() => replica.directory.head === upstream.directory.head)
+  await until('the replica has it', () => replica.directory.head === upstream.directory.head)
 
   const paths = [...dids.slice(0, 5), late.did].flatMap(did =>
     ['', '/data', '/log', '/log/audit', '/log/last'].map(of => `/${did}${of}`),
   )
   paths.push('/export?after=0', '/export?after=7&count=3', '/export?count=5', `/${genesis(999).did}`)
   assert.deepEqual(await answers(replica.url, paths), await answers(upstream.url, paths))
+  // What came in pages is there before the stream is.
+  await until('it is live', async () => (await health(replica.url)).state === 'live')
   assert.deepEqual(await health(replica.url), {
     version: '0.0.0',
     replicaOf: upstream.url,
@@ -159,7 +154,7 @@ test('what breaks the rules is skipped and counted, and with it what builds on i
   upstream.say(9, entry(b.did, rename(b.first, 'too-late.example.com', strong), 5 + 73))
   upstream.say(10, entry(a.did, rename(a.first, 'right.example.com', strong), 6))
   const replica = await plcOf(t, { PLC_REPLICA_OF: upstream.url })
-  await until(() => replica.directory.head === 10)
+  await until('the replica has it', () => replica.directory.head === 10)
   assert.deepEqual(replica.directory.last(a.did), rename(a.first, 'right.example.com', strong))
   assert.deepEqual(replica.directory.last(b.did), late)
   assert.equal((await health(replica.url)).skipped, 5)
@@ -176,7 +171,7 @@ test('a database with operations of its own, or of another directory, is not mad
   const env = { PLC_DB: join(folder, 'replica.sqlite'), PLC_REPLICA_OF: upstream.url }
   const replica = await plcOf(t, env)
   await upstream.directory.accept(did, first)
-  await until(() => replica.directory.head === 1)
+  await until('the replica has it', () => replica.directory.head === 1)
   await replica.close()
   await assert.rejects(plcOf(t, { ...env, PLC_REPLICA_OF: 'https://other.example.com' }), /replica of/)
 })

@@ -230,7 +230,7 @@ test('an exchange passes on what comes as it comes, and follows nothing', async 
     const headers = { 'content-encoding': 'gzip', 'content-length': packed.length, 'x-method': request.method }
     response.writeHead(418, headers).end(packed)
   })
-  const bounds = { bytesMax: 100, headersTimeoutMs: 1000, bodyTimeoutMs: 1000, headers: {} }
+  const bounds = { bytesMax: 100, headersTimeoutMs: 30_000, bodyTimeoutMs: 30_000, headers: {} }
   const made = fetcher({ allowPrivate: true })
   const read = async (body: AsyncIterable<Uint8Array>) => {
     const chunks: Uint8Array[] = []
@@ -254,7 +254,7 @@ test('what fails in the body of an exchange is told in the words of whoever aske
   const { origin } = await serve((_request, response) => void response.write('x'))
   const made = fetcher({ allowPrivate: true })
   const failure = (cause: unknown) => new Error('gone', { cause })
-  const bounds = { bytesMax: 100, headersTimeoutMs: 1000, bodyTimeoutMs: 100, headers: {}, failure }
+  const bounds = { bytesMax: 100, headersTimeoutMs: 30_000, bodyTimeoutMs: 100, headers: {}, failure }
   const { body } = await made.exchange(origin, { method: 'GET', ...bounds })
   await assert.rejects(
     async () => {

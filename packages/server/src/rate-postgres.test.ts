@@ -74,10 +74,10 @@ for (const { name, skip, open } of stores) {
 
     test('a window ends', async t => {
       const limit = new RateLimit('short', { points: 1, windowMs: 1_000 }, await open(t))
-      await limit.take('alice')
-      const { isExceeded, resetMs } = await limit.take('alice')
-      assert.equal(isExceeded, true)
-      await new Promise(done => setTimeout(done, resetMs + 20))
+      // A second may be over between two calls, on a machine that is busy.
+      let allowance = await limit.take('alice')
+      while (!allowance.isExceeded) allowance = await limit.take('alice')
+      await new Promise(done => setTimeout(done, allowance.resetMs + 20))
       assert.equal((await limit.take('alice')).isExceeded, false)
     })
   })

@@ -4,6 +4,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { SigningKey } from '@millisky/core/crypto'
 import { type PlcUpdate, plcCid, plcDidOf, plcGenesis, signPlcOperation } from '@millisky/core/plc'
 import { Fetcher } from '../fetch.ts'
+import { until } from '../testing-until.ts'
 import { type ExportLine, type ExportPosition, PlcExport, type PlcExportSink } from './plc-export.ts'
 import { TestPlcUpstream } from './testing-plc-upstream.ts'
 
@@ -74,32 +75,25 @@ async function upstreamOf(t: TestContext, count: number): Promise<TestPlcUpstrea
   return upstream
 }
 
-async function until(probe: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + 5_000; !probe(); ) {
-    if (Date.now() > deadline) throw new Error('waited in vain')
-    await wait(2)
-  }
-}
-
 const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1)
 
 test('pages are read to the end, then the stream, each line once; a restart goes on', async t => {
   const upstream = await upstreamOf(t, 25)
   const sink = new Sink()
   const first = await stage(t, upstream, sink, 10)
-  await until(() => first.follower.state === 'live')
+  await until('it has come so far', () => first.follower.state === 'live')
   assert.equal(upstream.pages, 3)
   assert.equal(sink.at.trueAt, NOW)
   upstream.say(27, line(27))
-  await until(() => sink.seqs.length === 26)
+  await until('it has come so far', () => sink.seqs.length === 26)
   upstream.cut()
   upstream.say(30, line(30))
-  await until(() => sink.seqs.length === 27)
+  await until('it has come so far', () => sink.seqs.length === 27)
   await first.stop()
   upstream.say(31, line(31))
   const second = await stage(t, upstream, sink, 10)
   assert.equal(second.follower.trueAt, NOW)
-  await until(() => second.follower.state === 'live' && sink.seqs.length === 28)
+  await until('it has come so far', () => second.follower.state === 'live' && sink.seqs.length === 28)
   assert.deepEqual(sink.seqs, [...upTo(25), 27, 30, 31])
   assert.equal(second.follower.trueAt, NOW)
 })
@@ -110,7 +104,7 @@ test('a page that is cut off is read up to there, and the rest asked for again',
   upstream.tamper = body => (cuts-- > 0 ? body.slice(0, body.length / 2) : body)
   const sink = new Sink()
   const { follower } = await stage(t, upstream, sink)
-  await until(() => follower.state === 'live')
+  await until('it has come so far', () => follower.state === 'live')
   assert.deepEqual(sink.seqs, upTo(20))
 })
 
@@ -120,16 +114,16 @@ test('a line that holds no operation is handed over as that; one without a place
   upstream.say(4, { ...line(4), cid: line(5).cid })
   const sink = new Sink()
   const { follower, troubles } = await stage(t, upstream, sink)
-  await until(() => follower.state === 'live')
+  await until('it has come so far', () => follower.state === 'live')
   assert.deepEqual([sink.seqs, sink.unreadable], [upTo(4), [3, 4]])
   for (const bad of ['{', '{"seq": "5"}', JSON.stringify({ seq: 2, ...line(2) }), Uint8Array.of(1)]) {
     const before = troubles.length
     upstream.send(bad)
-    await until(() => troubles.length > before)
-    await until(() => follower.state === 'live')
+    await until('it has come so far', () => troubles.length > before)
+    await until('it has come so far', () => follower.state === 'live')
   }
   upstream.say(5, line(5))
-  await until(() => sink.seqs.length === 5)
+  await until('it has come so far', () => sink.seqs.length === 5)
   assert.deepEqual(sink.seqs, upTo(5))
 })
 
@@ -138,24 +132,24 @@ test('what the stream no longer holds is read in pages', async t => {
   upstream.refuseStream = 'OutdatedCursor'
   const sink = new Sink()
   const { troubles } = await stage(t, upstream, sink)
-  await until(() => troubles.some(trouble => trouble.includes('OutdatedCursor')))
+  await until('it has come so far', () => troubles.some(trouble => trouble.includes('OutdatedCursor')))
   const { pages } = upstream
-  await until(() => upstream.pages >= pages + 2)
+  await until('it has come so far', () => upstream.pages >= pages + 2)
   upstream.refuseStream = null
   upstream.say(6, line(6))
-  await until(() => sink.seqs.length === 6)
+  await until('it has come so far', () => sink.seqs.length === 6)
 })
 
 test('a directory that was put back in time is told, and nothing of it is taken', async t => {
   const upstream = await upstreamOf(t, 5)
   const sink = new Sink()
   const first = await stage(t, upstream, sink)
-  await until(() => first.follower.state === 'live')
+  await until('it has come so far', () => first.follower.state === 'live')
   upstream.lines.length = 3
   upstream.cut()
-  await until(() => first.follower.state === 'behind')
+  await until('it has come so far', () => first.follower.state === 'behind')
   for (const n of [14, 15, 16]) upstream.say(n - 10, line(n))
-  await until(() => first.follower.state === 'diverged')
+  await until('it has come so far', () => first.follower.state === 'diverged')
   await wait(50)
   assert.deepEqual(sink.seqs, upTo(5))
   await first.stop()
@@ -167,7 +161,7 @@ test('a directory that was put back in time is told, and nothing of it is taken'
     },
   })
   const second = await stage(t, upstream, willing)
-  await until(() => second.follower.state === 'live')
+  await until('it has come so far', () => second.follower.state === 'live')
   assert.deepEqual([sink.cleared, sink.seqs], [1, upTo(6)])
 })
 
@@ -176,7 +170,7 @@ test('no more is in hand than one page, however slow the sink is', async t => {
   const sink = new Sink()
   sink.delayMs = 5
   const { follower } = await stage(t, upstream, sink, 10)
-  await until(() => follower.state === 'live')
+  await until('it has come so far', () => follower.state === 'live')
   assert.deepEqual([sink.mostInHand, sink.seqs.length], [10, 60])
 })
 
@@ -185,7 +179,7 @@ test('pages out of order are refused', async t => {
   upstream.lines.reverse()
   const sink = new Sink()
   const { troubles } = await stage(t, upstream, sink)
-  await until(() => troubles.length > 0)
+  await until('it has come so far', () => troubles.length > 0)
   assert.match(troubles[0]!, /not in order/)
   assert.deepEqual(sink.seqs, [])
 })
@@ -195,7 +189,7 @@ test('a directory that wants to be left alone for a while is', async t => {
   upstream.busy = 1
   const sink = new Sink()
   const { follower, troubles } = await stage(t, upstream, sink)
-  await until(() => troubles.length === 1)
+  await until('it has come so far', () => troubles.length === 1)
   // Without the directory's word it would have tried again several times.
   await wait(100)
   assert.deepEqual([upstream.pages, follower.state, sink.seqs], [1, 'waiting', []])

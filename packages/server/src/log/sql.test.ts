@@ -239,7 +239,7 @@ for (const { name, skip, url } of testDatabases()) {
       while (two.log.head < 3) await two.log.bell.wait()
       await one.db.transaction(tx => one.log.forget(tx, testDid(0)))
       const left = async () => (await readAll(two.log)).length
-      for (let tries = 0; (await left()) > 1 && tries < 500; tries++) await new Promise(done => setTimeout(done, 5))
+      for (let tries = 0; (await left()) > 1 && tries < 5_000; tries++) await new Promise(done => setTimeout(done, 5))
       assert.equal(await left(), 1)
     })
   })

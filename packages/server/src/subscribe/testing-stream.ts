@@ -112,7 +112,7 @@ export class StreamClient {
 
   async until(count: number): Promise<this> {
     for (let i = 0; this.messages.length < count; i++) {
-      if (i > 2_000) throw new Error(`${this.messages.length} of ${count} messages came`)
+      if (i > 10_000) throw new Error(`${this.messages.length} of ${count} messages came`)
       await sleep(2)
     }
     return this
