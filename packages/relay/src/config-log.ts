@@ -1,5 +1,8 @@
 /** Settings of what a Relay proves of its log, and of following one other relay. */
 import type { Setting } from '@millisky/server/config'
+import type { FsyncPolicy } from '@millisky/server/log/segments'
+
+const FSYNC_INTERVAL_MS = 100
 
 export const logSettings = {
   checkpointMs: {
@@ -26,3 +29,8 @@ export const logSettings = {
     section: 'Fan-out',
   },
 } as const satisfies Record<string, Setting>
+
+/** When the log is forced to disk, as it is set and as the log takes it. */
+export function fsyncOf({ fsync }: { fsync: 'batch' | 'interval' | 'none' }): FsyncPolicy {
+  return fsync === 'interval' ? { intervalMs: FSYNC_INTERVAL_MS } : fsync
+}

@@ -14,6 +14,7 @@ import { createLog, type Logger } from '@millisky/server/trace'
 import type { RelaySettings } from './config.ts'
 import { assertOwner, isOwnerFile } from './fanout/owner.ts'
 import { openStage, type StageParts } from './fanout/stage.ts'
+import { fatal } from './fatal.ts'
 import { RELAY_MARKER } from './upstreams.ts'
 
 const PRUNE_MS = 60_000
@@ -43,7 +44,7 @@ export interface Fanout {
 /** @throws SettingsError when the settings are wrong, or the log has the seqs of another relay */
 export async function createFanout(settings: RelaySettings, parts: FanoutParts = {}): Promise<Fanout> {
   const { log = createLog({ name: 'relay', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
-  const { onFatal = (error: unknown) => endProcess(log, error) } = parts
+  const { onFatal = fatal(log) } = parts
   const userAgent = `millisky-relay/${version} (${RELAY_MARKER})`
   const upstream = originOf(settings.upstream ?? '', settings.allowInsecureHosts)
   assertOwner(settings.persistDir, upstream)
@@ -121,9 +122,4 @@ async function clearLog(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
     if (!isOwnerFile(name)) await rm(join(folder, name), { recursive: true, force: true })
   }
-}
-
-function endProcess(log: Logger, error: unknown): void {
-  log.fatal({ err: error }, 'the fan-out cannot go on')
-  process.exit(1)
 }

@@ -9,7 +9,7 @@ import type { FollowSettings } from '@millisky/server/follow'
 import { createHttp, listen } from '@millisky/server/http'
 import { Identities } from '@millisky/server/identity'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
-import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
+import type { SubscribeSettings, Subscription } from '@millisky/server/subscribe'
 import { startTelemetry, type Telemetry } from '@millisky/server/telemetry'
 import { createLog, createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { Xrpc } from '@millisky/server/xrpc'
@@ -27,12 +27,13 @@ import { addSyncApi, SUBSCRIBE_PATH } from './api/sync.ts'
 import { Appender } from './appender.ts'
 import { HostCheck } from './check.ts'
 import { Checkpoints } from './checkpoints.ts'
-import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
+import { fsyncOf } from './config-log.ts'
 import { originsOf } from './config-operation.ts'
 import { Crawl } from './crawl.ts'
 import { Directory } from './directory.ts'
 import { assertOwner } from './fanout/owner.ts'
+import { fatal } from './fatal.ts'
 import { Floods } from './floods.ts'
 import { Fold, foldTail } from './fold.ts'
 import { type Host, Hosts } from './hosts.ts'
@@ -51,6 +52,7 @@ import {
   observeRelay,
   observeSiblings,
 } from './metrics.ts'
+import { createMetricsListener } from './metrics-listener.ts'
 import { Moderation } from './moderation.ts'
 import { followPlc } from './plc-following.ts'
 import { recoverFrame } from './recover.ts'
@@ -60,7 +62,7 @@ import { TAKENDOWN } from './status.ts'
 import { migrations, type RelaySchema } from './store/schema.ts'
 import { createSqlStore } from './store/sql.ts'
 import type { RelayStore } from './store/store.ts'
-import { addJetstream, extrasOf } from './streams.ts'
+import { addJetstream, createSubscription } from './streams.ts'
 import { Throttle } from './throttle.ts'
 import { RELAY_MARKER, Upstreams } from './upstreams.ts'
 import { Verifiers } from './verifiers.ts'
@@ -134,7 +136,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await running.floods.load()
   const plc = followPlc(ground, running.identities)
   await plc.start()
-  const subscription = createSubscription(ground, parts)
+  const subscription = createSubscription(ground, parts.subscribe)
   const moderation = new Moderation({ ...running, store, log: events })
   const siblings = createSiblings(ground)
   const administration = new Administration({
@@ -148,7 +150,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   await administration.load()
   const checkpoints = createCheckpoints(ground)
   const http = serve(ground, { ...running, moderation, subscription, siblings, administration, checkpoints })
-  const scraped = settings.metricsBind === undefined ? null : serveMetrics(ground)
+  const scraped = createMetricsListener(ground)
   const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => void prune(ground), PRUNE_MS)]
   const sign = () => void checkpoints.run().catch(ground.onError)
   if (settings.checkpointMs > 0) timers.push(setInterval(sign, settings.checkpointMs))
@@ -165,7 +167,9 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
     running.throttle.close()
     running.floods.close()
     await running.fold.save()
-    await subscription.close()
+    // What came since the last checkpoint; beyond some seconds it is left to the next start.
+    const signed = settings.checkpointMs > 0 ? checkpoints.run().catch(ground.onError) : null
+    await Promise.all([subscription.close(), Promise.race([signed, sleep(DRAIN_MS, undefined, { ref: false })])])
     await Promise.all([http.close(), scraped?.close()])
     await running.verifiers.close()
     await plc.stop()
@@ -182,7 +186,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
       return url
     },
     async listen() {
-      if (scraped && settings.metricsBind) await listen(scraped, parseAddress(settings.metricsBind))
+      await scraped?.listen()
       url = await listen(http, parseAddress(settings.bind))
       log.info({ url, hosts: hosts.size, head: events.head, oldest: events.oldest }, 'the relay is listening')
       running.upstreams.start().catch(ground.onFatal)
@@ -199,39 +203,13 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   }
 }
 
-function createSubscription({ settings, events, log, now, metrics }: Ground, parts: RelayParts): Subscription {
-  return new Subscription({
-    log: events,
-    now,
-    metrics,
-    addressOf: clientAddress(settings.trustProxy),
-    extras: extrasOf(settings),
-    settings: {
-      coalesceMs: settings.coalesceMs,
-      consumersMax: settings.consumersMax,
-      consumersPerAddressMax: settings.consumersPerAddressMax,
-      ...parts.subscribe,
-    },
-    observer: {
-      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
-      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
-      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
-    },
-  })
-}
-
 async function openGround(settings: RelaySettings, parts: RelayParts): Promise<Ground> {
   const { log = createLog({ name: 'relay', level: settings.logLevel }), version = '0.0.0', now = Date.now } = parts
   const userAgent = `millisky-relay/${version} (${RELAY_MARKER})`
   const metrics = createMetrics({ process: true })
   const reach: Reach = { allowPrivate: settings.allowInsecureHosts, ...(parts.lookup ? { lookup: parts.lookup } : {}) }
   const onError = (error: unknown) => log.error({ err: error }, 'a change could not be saved')
-  const onFatal =
-    parts.onFatal ??
-    ((error: unknown) => {
-      log.fatal({ err: error }, 'the relay cannot go on')
-      process.exit(1)
-    })
+  const onFatal = parts.onFatal ?? fatal(log)
   assertOwner(settings.persistDir, null)
   const store = createSqlStore(await openDb<RelaySchema>(settings.databaseUrl, { migrations, log, ...DATABASE_MEMORY }))
   const masked = new Set<number>()
@@ -245,7 +223,7 @@ async function openGround(settings: RelaySettings, parts: RelayParts): Promise<G
     withSeq,
     recover: recoverFrame,
     now,
-    fsync: settings.fsync === 'interval' ? { intervalMs: 100 } : (settings.fsync as 'batch' | 'none'),
+    fsync: fsyncOf(settings),
     firstSeq: settings.initialSeq,
     masked,
     repaired: repair => log.warn(repair, 'the end of the log was torn and has been cut'),
@@ -477,13 +455,6 @@ function createCheckpoints({ settings, events, store, now, metrics }: Ground): C
   const checkpoints = new Checkpoints({ log: events, store: store.checkpoints, folder, now })
   observeCheckpoints(metrics, checkpoints)
   return checkpoints
-}
-
-/** Metrics alone, on an address that is not public. */
-function serveMetrics({ log, metrics, userAgent }: Ground) {
-  const http = createHttp({ log, product: userAgent, cors: () => false })
-  http.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()))
-  return http
 }
 
 async function prune({ events, settings, store, now, onError }: Ground): Promise<void> {

@@ -2,17 +2,53 @@
 import { readFileSync } from 'node:fs'
 import { SettingsError } from '@millisky/server/config'
 import type { SegmentLog } from '@millisky/server/log/segments'
-import type { Subscription } from '@millisky/server/subscribe'
+import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
 import { JetstreamEndpoint } from '@millisky/server/subscribe/jetstream'
 import type { Extras } from '@millisky/server/subscribe/repos'
+import type { Logger, Metrics } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
 import type { FastifyInstance } from 'fastify'
+import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
 
 export const JETSTREAM_PATH = '/subscribe'
 
+export interface StreamParts {
+  settings: RelaySettings
+  events: SegmentLog
+  log: Logger
+  metrics: Metrics
+  /** Milliseconds since 1970. */
+  now: () => number
+}
+
+/** The firehose over a log, as the settings want it. */
+export function createSubscription(
+  { settings, events, log, metrics, now }: StreamParts,
+  deviations: Partial<SubscribeSettings> = {},
+): Subscription {
+  return new Subscription({
+    log: events,
+    now,
+    metrics,
+    addressOf: clientAddress(settings.trustProxy),
+    extras: extrasOf(settings),
+    settings: {
+      coalesceMs: settings.coalesceMs,
+      consumersMax: settings.consumersMax,
+      consumersPerAddressMax: settings.consumersPerAddressMax,
+      ...deviations,
+    },
+    observer: {
+      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
+      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
+      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
+    },
+  })
+}
+
 /** What may be asked for on the firehose. */
-export function extrasOf({ streamFilters, streamCompression, streamJson }: RelaySettings): Extras {
+function extrasOf({ streamFilters, streamCompression, streamJson }: RelaySettings): Extras {
   return { filters: streamFilters, compression: streamCompression, json: streamJson }
 }
 
@@ -20,7 +56,7 @@ export function extrasOf({ streamFilters, streamCompression, streamJson }: Relay
 export function addJetstream(
   http: FastifyInstance,
   subscription: Subscription,
-  { settings, events, now }: { settings: RelaySettings; events: SegmentLog; now: () => number },
+  { settings, events, now }: Pick<StreamParts, 'settings' | 'events' | 'now'>,
 ): void {
   if (!settings.jetstream) return
   http.all(JETSTREAM_PATH, request => {

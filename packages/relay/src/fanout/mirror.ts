@@ -4,10 +4,17 @@
  *
  * Signatures are not verified here: that is what the other relay is for. What is checked is what the log and its readers
  * rely on: that a frame is whole and bounded, has a type, and a seq that rises.
+ *
+ * Each connection asks for the last event once more. If it is another one now, the other relay has begun anew, also where its
+ * new seqs have long passed the old ones. If it does not come, and the next seq is not the one that follows, events may
+ * have been missed.
  */
+import { equal } from '@millisky/core/bytes'
 import { Malformed } from '@millisky/core/errors'
-import { decodeFrame, isWhole, peek, readInfo } from '@millisky/core/event'
+import { decodeFrame, type Frame, isWhole, peek, readInfo } from '@millisky/core/event'
 import { SEQ_MAX } from '@millisky/core/limits'
+import { framesOf } from '@millisky/server/log/frame-wire'
+import type { Log } from '@millisky/server/log/log'
 import type { SegmentEntry } from '@millisky/server/log/segments'
 import { accountNumber } from '../accounts.ts'
 
@@ -20,16 +27,20 @@ const TYPE_LENGTH_MAX = 64
 /** The age of events is looked at this often. */
 const LOOK_MS = 1_000
 
-/** The other relay has come to events from before those it had sent already: it has begun anew. */
-export class WentBackwards extends Error {
-  constructor(seq: number, cursor: number) {
-    super(`it sent event ${seq} to one who had asked for those after ${cursor}`)
-    this.name = 'WentBackwards'
-  }
+/** The other relay sends other events than those it had sent already: it has begun anew. */
+export class BegunAnew extends Error {
+  override name = 'BegunAnew'
+}
+
+/** A stretch of seqs of which nothing came, although it was asked for. */
+export interface MirrorGap {
+  /** The last event before it, and the first one behind it. */
+  after: number
+  next: number
 }
 
 export interface MirrorParts {
-  log: { readonly head: number; append(entries: readonly SegmentEntry[]): Promise<number> }
+  log: Pick<Log, 'head' | 'read'> & { append(entries: readonly SegmentEntry[]): Promise<number> }
   /** Milliseconds since 1970. */
   now: () => number
   observer?: {
@@ -37,12 +48,14 @@ export interface MirrorParts {
     dropped?(why: MirrorDrop): void
     /** An `#info` about the stream, such as that older events are no longer kept. */
     info?(name: string, message: string | null): void
+    /** A connection went on further ahead than the last one had come. */
+    gap?(gap: MirrorGap): void
   }
 }
 
 export class Mirror {
   readonly #parts: MirrorParts
-  /** The cursor that this connection was asked with; null behind its first event. */
+  /** The cursor that this connection was asked with; null once it has shown how it goes on. */
   #askedAfter: number | null = null
   #lookedAt = Number.NEGATIVE_INFINITY
   /** How old the last event was that was looked at, when it came; null before the first. */
@@ -54,14 +67,16 @@ export class Mirror {
     this.#parts = parts
   }
 
-  /** The other relay is about to be asked for what follows `cursor`. */
-  asked(cursor: number | null): void {
-    this.#askedAfter = cursor
+  /** The cursor to ask the other relay with: the event under the log's head comes once more. */
+  ask(whenEmpty: number | null): number | null {
+    const { head } = this.#parts.log
+    this.#askedAfter = head > 0 ? head - 1 : null
+    return this.#askedAfter ?? whenEmpty
   }
 
   /**
    * Takes frames in order; resolves when they are in the log.
-   * @throws WentBackwards, and what the log refuses with
+   * @throws BegunAnew, and what the log refuses with
    */
   async take(frames: readonly Uint8Array[]): Promise<void> {
     const { log, observer } = this.#parts
@@ -71,10 +86,7 @@ export class Mirror {
       const read = this.#read(frame)
       if (read === null) continue
       const { t, did, seq } = read
-      const asked = this.#askedAfter
-      this.#askedAfter = null
-      // Some relays send the event under the cursor once more; that is none of the past.
-      if (asked !== null && seq < asked) throw new WentBackwards(seq, asked)
+      if (this.#askedAfter !== null && (await this.#isKnown(frame, seq, this.#askedAfter))) continue
       if (seq <= head) {
         observer?.dropped?.('seq-not-rising')
         continue
@@ -86,6 +98,22 @@ export class Mirror {
     if (entries.length === 0) return
     this.#look(entries.at(-1)!.frame)
     await log.append(entries)
+  }
+
+  /** Looks at the first events of a connection: true for those that the log has. @throws BegunAnew */
+  async #isKnown(frame: Uint8Array, seq: number, asked: number): Promise<boolean> {
+    const { log, observer } = this.#parts
+    if (seq < asked) throw new BegunAnew(`it sent event ${seq} to one who had asked for those after ${asked}`)
+    // Some relays send the event under the cursor as well.
+    if (seq === asked) return true
+    this.#askedAfter = null
+    if (seq > log.head) {
+      if (seq > log.head + 1) observer?.gap?.({ after: log.head, next: seq })
+      return false
+    }
+    const [own] = framesOf((await log.read(asked, { bytes: 1 })).wire)
+    if (own && !isSameEvent(own, frame)) throw new BegunAnew(`its event ${seq} is not the one that it was`)
+    return true
   }
 
   #read(frame: Uint8Array): { t: string; did: string | null; seq: number } | null {
@@ -130,5 +158,18 @@ export class Mirror {
     } catch (error) {
       if (!(error instanceof Malformed)) throw error
     }
+  }
+}
+
+/** Whether two frames tell of the same, perhaps in another encoding: a newer version of the other relay may have others. */
+function isSameEvent(one: Uint8Array, other: Uint8Array): boolean {
+  if (equal(one, other)) return true
+  const facts = ({ t, body }: Frame) => [t, body.repo ?? body.did, body.rev, body.time].join(' ')
+  try {
+    return facts(decodeFrame(one)) === facts(decodeFrame(other))
+  } catch (error) {
+    if (!(error instanceof Malformed)) throw error
+    // Nothing can be said about it, and much would be thrown away.
+    return true
   }
 }

@@ -1,27 +1,27 @@
 /** A fan-out between two beginnings: its log, its connection to the other relay, its consumers, its pages. */
-import { Malformed, Refused } from '@millisky/core/errors'
-import { decodeFrame, peek, withSeq } from '@millisky/core/event'
+import { Refused } from '@millisky/core/errors'
+import { withSeq } from '@millisky/core/event'
 import type { Fetcher } from '@millisky/server/fetch'
 import { Follow, type FollowEnd, type FollowSettings } from '@millisky/server/follow'
 import { createHttp, listen } from '@millisky/server/http'
-import type { Recovered } from '@millisky/server/log/segment-recovery'
 import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
-import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe'
+import type { SubscribeSettings, Subscription } from '@millisky/server/subscribe'
 import { startTelemetry } from '@millisky/server/telemetry'
 import { createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
-import { accountNumber } from '../accounts.ts'
 import { parseAddress } from '../address.ts'
 import { ADMIN_METHODS } from '../api/admin-audit.ts'
 import { adminGuard } from '../api/admin-auth.ts'
 import { addConsumerMethods, shownConsumer } from '../api/admin-consumers.ts'
 import { SUBSCRIBE_PATH } from '../api/sync.ts'
-import { clientAddress } from '../client-address.ts'
 import type { RelaySettings } from '../config.ts'
-import { addJetstream, extrasOf } from '../streams.ts'
-import { MIRROR_DROPS, Mirror, WentBackwards } from './mirror.ts'
+import { fsyncOf } from '../config-log.ts'
+import { createMetricsListener } from '../metrics-listener.ts'
+import { recoverForeign } from '../recover.ts'
+import { addJetstream, createSubscription } from '../streams.ts'
+import { BegunAnew, MIRROR_DROPS, Mirror, type MirrorGap } from './mirror.ts'
 import { passOn } from './passing.ts'
 
 const TYPES = ['#commit', '#sync', '#identity', '#account'] as const
@@ -61,6 +61,9 @@ interface Link {
   /** It was connected at least once. */
   wasOpen: boolean
   lastEnd: string | null
+  /** Where events may have been missed since the process started. */
+  gaps: number
+  lastGap: (MirrorGap & { at: number }) | null
 }
 
 export async function openStage(parts: StageParts): Promise<Stage> {
@@ -70,16 +73,21 @@ export async function openStage(parts: StageParts): Promise<Stage> {
   const telemetry = await startTelemetry(settings, about)
   const events = await openSegmentLog(settings.persistDir, {
     withSeq,
-    recover,
+    recover: recoverForeign,
     now,
-    fsync: settings.fsync === 'interval' ? { intervalMs: 100 } : (settings.fsync as 'batch' | 'none'),
+    fsync: fsyncOf(settings),
     seqsGiven: true,
     repaired: repair => log.warn(repair, 'the end of the log was torn and has been cut'),
     failed: parts.onFatal,
   })
-  const mirror = new Mirror({ log: events, now, observer: observeMirror(metrics, parts) })
-  const link: Link = { mirror, events, follow: null, wasOpen: false, lastEnd: null }
-  const subscription = createSubscription(parts, events, metrics)
+  const gap = (gap: MirrorGap) => {
+    link.gaps++
+    link.lastGap = { ...gap, at: now() }
+    log.error({ upstream, ...gap }, 'the relay that is followed went on further ahead: events may have been missed')
+  }
+  const mirror = new Mirror({ log: events, now, observer: { ...observeMirror(metrics, parts), gap } })
+  const link: Link = { mirror, events, follow: null, wasOpen: false, lastEnd: null, gaps: 0, lastGap: null }
+  const subscription = createSubscription({ settings, events, log, metrics, now }, parts.subscribe)
   const http = createHttp({
     log,
     metrics,
@@ -94,8 +102,7 @@ export async function openStage(parts: StageParts): Promise<Stage> {
   addConsumerMethods(xrpc, { subscription, guard, kick: id => kick(subscription, id) })
   addPages(http, parts, link)
   addAdmin(http, guard, subscription, metrics)
-  const scraped = settings.metricsBind === undefined ? null : createHttp({ log, product: userAgent, cors: () => false })
-  scraped?.get('/metrics', async (_request, reply) => reply.type(metrics.contentType).send(await metrics.text()))
+  const scraped = createMetricsListener({ settings, log, metrics, userAgent })
   subscription.attach(http.server, SUBSCRIBE_PATH)
   addJetstream(http, subscription, { settings, events, now })
   observeLink(metrics, parts, link)
@@ -105,7 +112,7 @@ export async function openStage(parts: StageParts): Promise<Stage> {
   return {
     events,
     async listen(port) {
-      if (scraped && settings.metricsBind) await listen(scraped, parseAddress(settings.metricsBind))
+      await scraped?.listen()
       const bind = parseAddress(settings.bind)
       const url = await listen(http, port === undefined ? bind : { ...bind, port })
       link.follow = startFollow(parts, link, reason => ends.inc({ reason }))
@@ -132,11 +139,7 @@ function startFollow(parts: StageParts, link: Link, countEnd: (reason: FollowEnd
   const { events, mirror } = link
   return new Follow({
     url: `${upstream.replace(/^http/, 'ws')}${SUBSCRIBE_PATH}`,
-    cursor: () => {
-      const cursor = events.head > 0 ? events.head : settings.upstreamBackfill ? 0 : null
-      mirror.asked(cursor)
-      return cursor
-    },
+    cursor: () => mirror.ask(settings.upstreamBackfill ? 0 : null),
     reach: { allowPrivate: true },
     userAgent,
     now,
@@ -152,44 +155,9 @@ function startFollow(parts: StageParts, link: Link, countEnd: (reason: FollowEnd
       link.lastEnd = `${reason}: ${error ? `${error} ` : ''}${detail}`
       log.warn({ upstream, reason, detail, error, retryMs }, 'the connection to the relay that is followed has ended')
       if (error === 'FutureCursor') onReset(`it has not come as far as ${events.head}`)
-      else if (cause instanceof WentBackwards) onReset(cause.message)
+      else if (cause instanceof BegunAnew) onReset(cause.message)
     },
   })
-}
-
-function createSubscription(parts: StageParts, events: SegmentLog, metrics: Metrics): Subscription {
-  const { settings, now, log } = parts
-  return new Subscription({
-    log: events,
-    now,
-    metrics,
-    addressOf: clientAddress(settings.trustProxy),
-    extras: extrasOf(settings),
-    settings: {
-      coalesceMs: settings.coalesceMs,
-      consumersMax: settings.consumersMax,
-      consumersPerAddressMax: settings.consumersPerAddressMax,
-      ...parts.subscribe,
-    },
-    observer: {
-      opened: ({ id, address, userAgent, cursor }) => log.info({ id, address, userAgent, cursor }, 'consumer'),
-      ended: ({ id, events }, end) => log.info({ id, events, end }, 'consumer left'),
-      failed: error => log.error({ err: error }, 'the log could not be read for a consumer'),
-    },
-  })
-}
-
-/** What the index of the log knew of an event, from its frame alone; null when that is not whole. */
-function recover(frame: Uint8Array): Recovered | null {
-  try {
-    const { did, seq } = peek(frame)
-    const time = Date.parse(String(decodeFrame(frame).body.time))
-    if (seq === null) return null
-    return { seq, account: did === null ? 0 : accountNumber(did), time: Number.isNaN(time) ? 0 : Math.max(0, time) }
-  } catch (error) {
-    if (error instanceof Malformed) return null
-    throw error
-  }
 }
 
 function addPages(http: FastifyInstance, { upstream, version, resets, now }: StageParts, link: Link): void {
@@ -214,6 +182,8 @@ function addPages(http: FastifyInstance, { upstream, version, resets, now }: Sta
         lagMs: mirror.lagMs,
         silentMs: mirror.lastAt === 0 ? null : Math.max(0, now() - mirror.lastAt),
         resets: resets(),
+        gaps: link.gaps,
+        ...(link.lastGap ? { lastGap: { ...link.lastGap, at: new Date(link.lastGap.at).toISOString() } } : {}),
       }
       if (link.wasOpen) return { status: 'ok', ...told }
       const msg = `not connected to ${upstream} yet${link.lastEnd ? `: ${link.lastEnd}` : ''}`
@@ -268,5 +238,6 @@ function observeLink(metrics: Metrics, { resets }: StageParts, link: Link): void
     Number(link.follow?.state === 'open'),
   )
   plain('relay_fanout_lag_seconds', 'How old events are when they come.', () => (mirror.lagMs ?? 0) / 1_000)
+  plain('relay_fanout_gaps', 'How often events may have been missed since it last began anew.', () => link.gaps)
   plain('relay_fanout_resets', 'How often the other relay has begun anew since this process started.', resets)
 }
