@@ -12,9 +12,10 @@ import { settings as relaySettings } from '@millisky/relay/config'
 import { createFanout, type Fanout } from '@millisky/relay/fanout'
 import { createRelay } from '@millisky/relay/main'
 import { readSettings } from '@millisky/server/config'
+import { until } from '@millisky/server/testing-until'
 import { silentLog } from '@millisky/server/trace'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { Consumer, PASSWORD, until, World } from './world.ts'
+import { Consumer, PASSWORD, World } from './world.ts'
 
 type Cleanup = { after(fn: () => unknown): void }
 
@@ -234,7 +235,8 @@ test('not ready until it was connected; resumes behind the last event when the o
   relay.frames.push({ seq: 5_000_000_007, frame: FakeRelay.frameAt(5_000_000_007) })
   await until('it came', () => consumer.seqs.length === 4)
   assert.deepEqual(consumer.seqs, [1_000, 1_001, 5_000_000_000, 5_000_000_007])
-  assert.equal(relay.cursors.at(-1), '5000000000')
+  // The last one is asked for once more, and is the same.
+  assert.equal(relay.cursors.at(-1), '4999999999')
   relay.raw(infoFrame('OutdatedCursor'))
   relay.raw(Uint8Array.of(0xff))
   relay.raw(FakeRelay.frameAt(1_001))
@@ -248,6 +250,8 @@ test('not ready until it was connected; resumes behind the last event when the o
 for (const [what, answer] of [
   ['says FutureCursor', (socket: WebSocket) => socket.send(errorFrame('FutureCursor', 'Cursor in the future.'))],
   ['sends events from before the cursor', (socket: WebSocket) => socket.send(FakeRelay.frameAt(3, 'new'))],
+  // Its new seqs have passed the old ones while it was away.
+  ['has another event under the last seq', (socket: WebSocket) => socket.send(FakeRelay.frameAt(101, 'new'))],
 ] as const) {
   test(`when the other relay ${what}, everything begins anew, and that is told`, async t => {
     const relay = await FakeRelay.start(t)
@@ -276,6 +280,27 @@ for (const [what, answer] of [
     assert.equal((await health(fanout)).body.resets, 1)
   })
 }
+
+test('when the other relay goes on further ahead than it was asked for, the gap is told', async t => {
+  const relay = await FakeRelay.start(t)
+  const fanout = await start(t, await freshFolder(), relay.url)
+  await connected(fanout)
+  const consumer = await connect(t, fanout, 0)
+  relay.send(100, 101)
+  await until('they came', () => consumer.seqs.length === 2)
+  // It has lost its log, and its seqs begin above all that were ever given.
+  relay.frames.length = 0
+  relay.kill()
+  await until('it is back', () => relay.cursors.at(-1) === '100' && relay.sockets.size === 1)
+  relay.send(9_000, 9_001)
+  await until('they came', () => consumer.seqs.length === 4)
+  assert.deepEqual(consumer.seqs, [100, 101, 9_000, 9_001])
+  const { body } = await health(fanout)
+  assert.deepEqual([body.resets, body.gaps, body.lastGap.after, body.lastGap.next], [0, 1, 101, 9_000])
+  const authorization = `Bearer ${PASSWORD}`
+  const metrics = await (await fetch(`${fanout.url}/metrics`, { headers: { authorization } })).text()
+  assert.match(metrics, /^relay_fanout_gaps 1$/m)
+})
 
 test('a log is never continued with the seqs of another relay', async t => {
   const relay = await FakeRelay.start(t)

@@ -1,8 +1,9 @@
 // What anybody may ask of a Relay, asked as people and scripts do, rightly and wrongly.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { until } from '@millisky/server/testing-until'
 import { FakePds } from '../e2e/fake-pds.ts'
-import { until, World } from './world.ts'
+import { World } from './world.ts'
 
 interface Page {
   repos: { did: string }[]
