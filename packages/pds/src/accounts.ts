@@ -10,6 +10,7 @@ import { Refused } from '@millisky/core/errors'
 import { type PlcUpdate, plcDidOf, plcGenesis, plcToDocument, plcTombstone, signPlcOperation } from '@millisky/core/plc'
 import type { Did, Handle } from '@millisky/core/syntax'
 import type { Identities } from '@millisky/server/identity'
+import type { Freshness } from '@millisky/server/identity/memory'
 import type { Lanes } from '@millisky/server/lanes'
 import type { Logger } from '@millisky/server/trace'
 import type { ServiceNames } from './config.ts'
@@ -89,10 +90,12 @@ export class Accounts {
     const { store, lifecycle } = this.#parts
     const { inviteCode, password } = wanted
     if (inviteCode) await this.#assertInvite(inviteCode)
+    // Whoever moves here and asks again is told that, and not that somebody has their handle.
+    if (wanted.did && wanted.provenBy === wanted.did) await this.#assertNew(wanted.did)
     if (await store.accounts.byHandle(handle)) throw taken('Handle', handle)
     if (await store.accounts.byEmail(email)) throw taken('Email', wanted.email!)
     if (wanted.plcOperation !== undefined) return this.#createOwned(handle, email, wanted)
-    if (wanted.did) await this.#assertProven(wanted.did, wanted.provenBy)
+    if (wanted.did) assertProven(wanted.did, wanted.provenBy)
     const hash = password ? await hashPassword(password, randomBytes(16)) : null
     const identity = wanted.did
       ? await this.#existingIdentity(wanted.did)
@@ -112,7 +115,7 @@ export class Accounts {
       return account
     } catch (error) {
       await identity.undo()
-      throw asRefusal(error, { did, handle, email: wanted.email! })
+      throw asRefusal(error, { handle, email: wanted.email! })
     }
   }
 
@@ -137,7 +140,7 @@ export class Accounts {
     try {
       await submitOperation(directory, did, operation)
     } catch (error) {
-      if (error instanceof Refused) await store.accounts.remove(account.id, [])
+      if (error instanceof Refused) await store.accounts.withdraw(account.id)
       throw error
     }
     identities.learn(parseDidDocument(plcToDocument(did, operation), did))
@@ -152,13 +155,17 @@ export class Accounts {
    *
    * @throws Refused InvalidHandle, HandleNotAvailable, UnsupportedDomain, InvalidRequest
    */
-  async assertMayHave(wanted: string, did: Did | undefined, { anyValid = false } = {}): Promise<Handle> {
+  async assertMayHave(
+    wanted: string,
+    did: Did | undefined,
+    { anyValid = false, fresh = true }: { anyValid?: boolean; fresh?: Freshness } = {},
+  ): Promise<Handle> {
     const { handles, identities } = this.#parts
     const handle = checkHandle(wanted, handles, { anyValid })
     // The server's own name is the operator's to give.
     if (isOwnHandle(handle, handles) || (anyValid && isOwnName(handle, handles))) return handle
     if (did === undefined) throw new Refused('UnsupportedDomain', 'Not a supported handle domain')
-    const resolved = await identities.resolveHandle(handle, { fresh: true }).catch(() => null)
+    const resolved = await identities.resolveHandle(handle, { fresh }).catch(() => null)
     if (resolved !== did) throw new Refused('InvalidRequest', 'External handle did not resolve to DID')
     return handle
   }
@@ -201,13 +208,8 @@ export class Accounts {
     return { did, key, undo }
   }
 
-  async #assertProven(did: Did, provenBy: Did | null): Promise<void> {
-    if (provenBy !== did) {
-      throw new Refused('AuthenticationRequired', `Missing auth to create account with did: ${did}`, 401)
-    }
-    if (await this.#parts.store.accounts.byDid(did)) {
-      throw new Refused('InvalidRequest', `Account already exists: ${did}`)
-    }
+  async #assertNew(did: Did): Promise<void> {
+    if (await this.#parts.store.accounts.byDid(did)) throw isHere()
   }
 
   /** Where the DID lives now is checked at activation. */
@@ -246,10 +248,21 @@ function checkNewPassword(password: string | undefined): void {
   }
 }
 
+/** @throws Refused */
+function assertProven(did: Did, provenBy: Did | null): void {
+  if (provenBy === did) return
+  throw new Refused('AuthenticationRequired', `Missing auth to create account with did: ${did}`, 401)
+}
+
+/** The name by which tools that move accounts know that they have been here before. */
+function isHere(): Refused {
+  return new Refused('AlreadyExists', 'Repo already exists')
+}
+
 /** What a caller is told of a value that somebody else was quicker to take. */
-function asRefusal(error: unknown, { did, handle, email }: { did: Did; handle: Handle; email: string }): unknown {
+function asRefusal(error: unknown, { handle, email }: { handle: Handle; email: string }): unknown {
   if (!(error instanceof Taken)) return error
-  if (error.what === 'did') return new Refused('InvalidRequest', `Account already exists: ${did}`)
+  if (error.what === 'did') return isHere()
   return error.what === 'handle' ? taken('Handle', handle) : taken('Email', email)
 }
 

@@ -5,8 +5,8 @@
  * Source: pds.md #44-#45 and its table of identity methods; messages are the reference's.
  */
 import type { SigningKey } from '@millisky/core/crypto'
-import { parseDidDocument } from '@millisky/core/did'
-import { Malformed, Refused } from '@millisky/core/errors'
+import { type Identity, parseDidDocument } from '@millisky/core/did'
+import { Malformed, Refused, Unavailable } from '@millisky/core/errors'
 import {
   assertPlcOperation,
   type PlcData,
@@ -113,7 +113,8 @@ export class DidUpdates {
   async changeHandle(did: Did, wanted: string, options: { anyValid?: boolean } = {}): Promise<void> {
     const { store, accounts, lanes, lifecycle } = this.#parts
     if (!(await store.accounts.byDid(did))) throw new Refused('InvalidRequest', 'Account not found')
-    const handle = await accounts.assertMayHave(wanted, did, options)
+    // Callers are limited to a few changes; what they have just put into their DNS has to count.
+    const handle = await accounts.assertMayHave(wanted, did, { ...options, fresh: 'always' })
     await lanes.run(`handle:${handle}`, async () => {
       const taken = new Refused('HandleNotAvailable', `Handle already taken: ${handle}`)
       const holder = await store.accounts.byHandle(handle)
@@ -126,10 +127,9 @@ export class DidUpdates {
   }
 
   async #registerHandle(did: Did, handle: Handle): Promise<void> {
-    const { identities } = this.#parts
     const unready = new Refused('InvalidRequest', 'DID is not properly configured for handle')
     if (!did.startsWith('did:plc:')) {
-      if ((await identities.resolveDid(did, { fresh: true })).handle !== handle) throw unready
+      if ((await this.#document(did)).handle !== handle) throw unready
       return
     }
     const { last, data } = await this.#current(did)
@@ -180,13 +180,13 @@ export class DidUpdates {
    * @throws Refused InvalidRequest
    */
   async changeKey(did: Did, didKey: string): Promise<void> {
-    const { store, lifecycle, repos, identities } = this.#parts
+    const { store, lifecycle, repos } = this.#parts
     const key = await store.tickets.reservedKey(didKey)
     if (!key)
       throw new Refused('InvalidRequest', 'The key is not reserved on this server: call reserveSigningKey first')
     await lifecycle.changeKey(did, key, async () => {
       if (!did.startsWith('did:plc:')) {
-        if ((await identities.resolveDid(did, { fresh: true })).signingKey === didKey) return
+        if ((await this.#document(did)).signingKey === didKey) return
         throw new Refused('InvalidRequest', 'DID document verification method does not match expected signing key')
       }
       const { last, data } = await this.#current(did)
@@ -200,7 +200,7 @@ export class DidUpdates {
 
   async #claims(did: Did): Promise<Claims> {
     if (!did.startsWith('did:plc:')) {
-      const { pds, signingKey } = await this.#parts.identities.resolveDid(did, { fresh: true })
+      const { pds, signingKey } = await this.#document(did)
       return { rotationKeys: undefined, pds, signingKey }
     }
     const { data } = await this.#current(did)
@@ -211,6 +211,14 @@ export class DidUpdates {
       pds: services.atproto_pds?.endpoint ?? null,
       signingKey: verificationMethods.atproto ?? null,
     }
+  }
+
+  /** What the page of a did:web says now, however often its owner has changed it. @throws Refused InvalidRequest */
+  #document(did: Did): Promise<Identity> {
+    return this.#parts.identities.resolveDid(did, { fresh: 'always' }).catch(error => {
+      if (!(error instanceof Refused || error instanceof Unavailable)) throw error
+      throw new Refused('InvalidRequest', 'Could not resolve DID')
+    })
   }
 
   async #current(did: Did) {

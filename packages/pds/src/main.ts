@@ -428,7 +428,7 @@ async function addMethods(parts: MethodParts): Promise<void> {
   addPreferencesApi(xrpc, { store, access, elsewhere: proxy.elsewhere, now })
   addProxiedApi(xrpc, { settings, names, store, access, proxy, now, log })
   addModerationApi(xrpc, { access, proxy })
-  addAccountMethods(xrpc, { ...shared, accounts, access, limits })
+  addAccountMethods(xrpc, { ...shared, accounts, access, limits, proxy })
   addWellKnown(http, { store, names, version })
   addHealth(http, version, () => store.ping())
 }
@@ -442,6 +442,7 @@ interface AccountMethodParts extends MethodParts {
   accounts: Accounts
   access: PdsAccess
   limits: Limits | undefined
+  proxy: ServiceProxy
 }
 
 /** What people do with their accounts, apart from signing up and in. */

@@ -122,6 +122,22 @@ test('first operations that do not fit are refused, and leave nothing', async t 
   assert.equal((await pds.post(`${SERVER}.activateAccount`, undefined, null, auth)).status, 200)
 })
 
+test('an invite is not lost when the directory refuses', async t => {
+  const pds = await startNetworkedPds(t, { ...OFFLINE, PDS_INVITE_REQUIRED: 'true' })
+  const { json } = await pds.post(`${SERVER}.createInviteCode`, { useCount: 1 }, null, basic())
+  const { body, did } = await coming(pds)
+  const wanted = { ...body, inviteCode: json.code }
+  pds.network.interfere = (_url, { method }) =>
+    method === 'POST' ? { status: 400, bytes: Buffer.from('{"message":"not today"}') } : undefined
+  assert.deepEqual(failure(await create(pds, wanted)), invalid('The did:plc directory refused: not today'))
+  pds.network.interfere = null
+  const made = await create(pds, wanted)
+  assert.deepEqual([made.status, made.json.did], [200, did])
+  const late = await coming(pds, 'bob')
+  const again = failure(await create(pds, { ...late.body, inviteCode: json.code }))
+  assert.deepEqual(again, [400, 'InvalidInviteCode', 'Provided invite code not available'])
+})
+
 test('a server that has a rotation key takes no operation of others for a sign-up', async t => {
   const pds = await startNetworkedPds(t)
   const { body } = await coming(pds)

@@ -28,7 +28,7 @@ function stage(...answers: (Identity | Error)[]) {
       peek: () => null,
       expire: () => true,
       async resolveDid(_did: Did, { fresh = false } = {}) {
-        asked.push(fresh)
+        asked.push(fresh === true)
         const answer = (answers.length > 1 ? answers.shift() : answers[0])!
         if (answer instanceof Error) throw answer
         return answer

@@ -204,11 +204,13 @@ test('forced refreshes have a budget per DID, which also bounds expiry', async (
   for (let i = 0; i < 20; i++) await identities.resolveDid(DID, { fresh: true })
   assert.equal(world.asked.length, 5)
   assert.equal(identities.expire(DID), false)
+  for (let i = 0; i < 3; i++) await identities.resolveDid(DID, { fresh: 'always' })
+  assert.equal(world.asked.length, 8, 'owners have one of their own')
   world.now += 5 * MINUTE
   assert.equal(identities.expire(DID), true)
   assert.equal(identities.peek(DID), null)
   await identities.resolveDid(DID)
-  assert.equal(world.asked.length, 6)
+  assert.equal(world.asked.length, 9)
   assert.equal(identities.peek(DID)?.did, DID)
 })
 

@@ -24,7 +24,7 @@ import {
   resolutionFailure,
 } from './identity/documents.ts'
 import { dnsTxt, type HandleReport, type HandleSources, lookUpHandle, type ResolveTxt } from './identity/handles.ts'
-import { Memory, type MemorySettings, type MemoryStore } from './identity/memory.ts'
+import { type Freshness, Memory, type MemorySettings, type MemoryStore } from './identity/memory.ts'
 
 export { dnsTxt, type HandleReport, type ResolutionFailure, type ResolveTxt, resolutionFailure }
 
@@ -129,12 +129,12 @@ export class Identities {
    * The identity that a DID's document states; its handle is the document's claim, not confirmed.
    *
    * `fresh` demands a document fetched from now on, as far as the budget for this DID goes (5 in 5 minutes); beyond it
-   * the answer is from memory.
+   * the answer is from memory. `'always'` is for the owner of the DID, who is limited by other means.
    *
    * @throws {Refused} `InvalidDid`, `UnsupportedDidMethod`, `DidNotFound`, `DidDeactivated`
    * @throws {Unavailable} `DidResolutionFailed`. {@link resolutionFailure} tells them apart.
    */
-  async resolveDid(did: Did, options: { fresh?: boolean } = {}): Promise<Identity> {
+  async resolveDid(did: Did, options: { fresh?: Freshness } = {}): Promise<Identity> {
     return (await this.#parts.local?.did?.(did)) ?? (await this.#dids.get(did, options))
   }
 
@@ -174,7 +174,7 @@ export class Identities {
    * @throws {Refused} `HandleNotFound`; the message says what was asked and what came
    * @throws {Unavailable} `HandleResolutionFailed`
    */
-  async resolveHandle(handle: Handle, options: { fresh?: boolean } = {}): Promise<Did> {
+  async resolveHandle(handle: Handle, options: { fresh?: Freshness } = {}): Promise<Did> {
     const name = this.#checkHandle(handle)
     const local = await this.#parts.local?.handle?.(name)
     if (local !== undefined) {
@@ -198,7 +198,7 @@ export class Identities {
    * @throws as {@link resolveDid}, and as {@link resolveHandle} when given a handle. A handle whose DID does not claim it
    *   back is an identity with `handle.invalid`.
    */
-  async resolve(id: AtIdentifier, options: { fresh?: boolean } = {}): Promise<ConfirmedIdentity> {
+  async resolve(id: AtIdentifier, options: { fresh?: Freshness } = {}): Promise<ConfirmedIdentity> {
     const did = isDid(id) ? id : await this.resolveHandle(id as Handle, options)
     const identity = await this.resolveDid(did, options)
     if (!isDid(id))
@@ -207,7 +207,7 @@ export class Identities {
   }
 
   /** The identity's handle if it is resolved back to its DID, else `handle.invalid`. Never throws for want of an answer. */
-  async confirmHandle(identity: Identity, options: { fresh?: boolean } = {}): Promise<Handle> {
+  async confirmHandle(identity: Identity, options: { fresh?: Freshness } = {}): Promise<Handle> {
     if (identity.handle === null) return HANDLE_INVALID
     try {
       return (await this.resolveHandle(identity.handle, options)) === identity.did ? identity.handle : HANDLE_INVALID

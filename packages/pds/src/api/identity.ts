@@ -1,5 +1,6 @@
 /** `com.atproto.identity.*`: handles and DIDs, of accounts here and of everybody. */
 import { Refused, Unavailable } from '@millisky/core/errors'
+import { parseJson } from '@millisky/core/json'
 import { main as getRecommendedDidCredentials } from '@millisky/core/lexicon/gen/com/atproto/identity/getRecommendedDidCredentials'
 import { main as refreshIdentity } from '@millisky/core/lexicon/gen/com/atproto/identity/refreshIdentity'
 import { main as requestPlcOperationSignature } from '@millisky/core/lexicon/gen/com/atproto/identity/requestPlcOperationSignature'
@@ -10,7 +11,7 @@ import { main as signPlcOperation } from '@millisky/core/lexicon/gen/com/atproto
 import { main as submitPlcOperation } from '@millisky/core/lexicon/gen/com/atproto/identity/submitPlcOperation'
 import { main as updateHandle } from '@millisky/core/lexicon/gen/com/atproto/identity/updateHandle'
 import type { PlcData } from '@millisky/core/plc'
-import { type Handle, normalizeHandle } from '@millisky/core/syntax'
+import { asNsid, type Did, type Handle, isDid, normalizeHandle } from '@millisky/core/syntax'
 import type { ConfirmedIdentity, Identities } from '@millisky/server/identity'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
@@ -19,6 +20,7 @@ import { type HandleRules, isOwnName } from '../handles.ts'
 import type { Mailer } from '../mail.ts'
 import type { MailCodes } from '../mail-codes.ts'
 import { plcOperationMail } from '../mail-texts.ts'
+import type { ServiceProxy } from '../proxy.ts'
 import { type Limits, perAccount } from '../rates.ts'
 import type { Store } from '../store/store.ts'
 import { ownAccount } from './availability.ts'
@@ -29,6 +31,8 @@ export interface IdentityApiParts {
   access: PdsAccess
   identities: Identities
   handles: HandleRules
+  /** Asks the app view. */
+  proxy: ServiceProxy
   didUpdates: DidUpdates
   mailer: Mailer
   codes: MailCodes
@@ -42,7 +46,20 @@ export function addIdentityApi(xrpc: Xrpc, parts: IdentityApiParts): void {
   addOperations(xrpc, parts)
 }
 
-function addResolution(xrpc: Xrpc, { store, identities, handles }: IdentityApiParts): void {
+/** What the app view knows of a handle that could not be resolved from here; null if it does not either. */
+async function appViewSays(handle: Handle, proxy: ServiceProxy): Promise<Did | null> {
+  const { appView } = proxy.targets.services
+  if (!appView) return null
+  try {
+    const answer = parseJson(await proxy.ask(null, appView, asNsid(resolveHandle.nsid), { handle }))
+    const { did } = answer as { did?: unknown }
+    return isDid(did) ? did : null
+  } catch {
+    return null
+  }
+}
+
+function addResolution(xrpc: Xrpc, { store, identities, handles, proxy }: IdentityApiParts): void {
   xrpc.query(resolveHandle, async ({ params }) => {
     const handle: Handle = normalizeHandle(params.handle)
     const account = await store.accounts.byHandle(handle)
@@ -51,11 +68,11 @@ function addResolution(xrpc: Xrpc, { store, identities, handles }: IdentityApiPa
     try {
       return { did: await identities.resolveHandle(handle) }
     } catch (error) {
+      if (!(error instanceof Refused || error instanceof Unavailable)) throw error
+      const did = await appViewSays(handle, proxy)
+      if (did) return { did }
       // Why it failed is in the message; to the caller it is not found either way.
-      if (error instanceof Refused || error instanceof Unavailable) {
-        throw new Refused('InvalidRequest', 'Unable to resolve handle')
-      }
-      throw error
+      throw new Refused('InvalidRequest', 'Unable to resolve handle')
     }
   })
   xrpc.query(resolveDid, async ({ params }) => {

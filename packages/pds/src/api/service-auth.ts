@@ -5,7 +5,7 @@ import { Refused } from '@millisky/core/errors'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { main as getServiceAuth } from '@millisky/core/lexicon/gen/com/atproto/server/getServiceAuth'
 import { main as reserveSigningKey } from '@millisky/core/lexicon/gen/com/atproto/server/reserveSigningKey'
-import { isDid } from '@millisky/core/syntax'
+import { isDid, isPlcDid } from '@millisky/core/syntax'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess, SessionUser } from '../access.ts'
 import { isPrivilegedMethod, isProtectedMethod } from '../protected-methods.ts'
@@ -56,11 +56,18 @@ export function addServiceAuthApi(xrpc: Xrpc, { store, repos, access, limits, no
   })
 }
 
-/** A DID of a method in use, alone or with the id of a service. */
+/** A DID as accounts and services have them, alone or with the id of a service. */
 function isAudience(aud: string): boolean {
   const [did, id, more] = aud.split('#')
-  if (!isDid(did) || !/^did:(plc|web):/.test(did) || more !== undefined) return false
-  return id === undefined || /^[A-Za-z0-9._~-]+$/.test(id)
+  if (!isPlcDid(did) && !isHostDid(did)) return false
+  return more === undefined && (id === undefined || /^[A-Za-z0-9._~-]+$/.test(id))
+}
+
+/** A did:web of a whole host; ports are for development on this machine. */
+function isHostDid(did: string | undefined): boolean {
+  if (!isDid(did)) return false
+  const host = /^did:web:(?:localhost(?:%3A\d{1,5})?|([^:%]+))$/.exec(did)
+  return host !== null && (host[1] === undefined || URL.canParse(`https://${host[1]}`))
 }
 
 function checkMethodAccess(lxm: string | undefined, auth: SessionUser): void {

@@ -211,7 +211,9 @@ test('an account that moves here proves its DID, comes deactivated, and nobody h
   const status = await pds.get('com.atproto.sync.getRepoStatus', { did: mover.did })
   assert.deepEqual(status.json, { did: mover.did, active: false, status: 'deactivated' })
   const again = await create(pds, wanted('mover2', { did: mover.did }), mover.token())
-  assert.deepEqual(failure(again), [400, 'InvalidRequest', `Account already exists: ${mover.did}`])
+  assert.deepEqual(failure(again), [400, 'AlreadyExists', 'Repo already exists'])
+  assert.deepEqual(failure(await create(pds, body, mover.token())), failure(again), 'by the same name too')
+  assert.equal((await create(pds, body)).json.message, 'Handle already taken: mover.test', 'nothing is proven')
 })
 
 test('a token that proves less than the DID opens nothing', async t => {

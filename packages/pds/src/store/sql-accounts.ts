@@ -98,11 +98,16 @@ export function createAccountStore(db: Db<PdsSchema>, events: EventAppender): Ac
     },
     async remove(id, pending) {
       await db.transaction(async tx => {
-        const row = await tx.kysely.deleteFrom('account').where('id', '=', id).returning('did').executeTakeFirst()
-        if (!row) return
-        for (const table of ACCOUNT_TABLES) await tx.kysely.deleteFrom(table).where('account', '=', id).execute()
-        await events.forget(tx, row.did as Did)
+        const did = await deleteAccount(tx, id)
+        if (did === null) return
+        await events.forget(tx, did)
         await events.append(tx, pending)
+      })
+    },
+    async withdraw(id) {
+      await db.transaction(async tx => {
+        const did = await deleteAccount(tx, id)
+        if (did !== null) await tx.kysely.deleteFrom('invite_use').where('did', '=', did).execute()
       })
     },
     async list(after, limit) {
@@ -180,6 +185,14 @@ export async function insertRepo(
   const kept = { key_curve: key.curve, key_secret: key.secret }
   const row = { account, rev: head.rev, data: head.data.bytes, cid: commit.cid.bytes, bytes: commit.bytes, ...kept }
   await kysely.insertInto('repo').values(row).execute()
+}
+
+/** Deletes the rows of an account; whose they were, or null for nobody's. */
+async function deleteAccount({ kysely }: Tx<PdsSchema>, id: AccountId): Promise<Did | null> {
+  const row = await kysely.deleteFrom('account').where('id', '=', id).returning('did').executeTakeFirst()
+  if (!row) return null
+  for (const table of ACCOUNT_TABLES) await kysely.deleteFrom(table).where('account', '=', id).execute()
+  return row.did as Did
 }
 
 /** Counts one use of an invite. @throws Refused InvalidInviteCode */

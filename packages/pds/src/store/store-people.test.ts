@@ -135,6 +135,23 @@ for (const database of testDatabases()) {
       assert.equal(await store.tickets.invitedBy(didOf('dave')), null)
     })
 
+    withStore('an account is withdrawn as if it had never been', async (store, add) => {
+      const row = { code: 'x', uses: 1, forAccount: 'admin', createdBy: 'admin', createdAt: 1 }
+      await store.tickets.addInvites([row])
+      const alice = await add('alice', 'x')
+      const bob = await add('bob')
+      await assert.rejects(add('carol', 'x'))
+      await store.accounts.withdraw(alice.id)
+      assert.deepEqual([await store.accounts.byId(alice.id), await store.accounts.count()], [null, 1])
+      assert.equal(await store.repos.state(alice.did), null)
+      assert.deepEqual((await store.tickets.invite('x'))!.usedBy, [])
+      const carol = await add('carol', 'x')
+      await store.accounts.remove(carol.id, [])
+      assert.equal((await store.tickets.invite('x'))!.usedBy.length, 1, 'one who leaves has used theirs')
+      await store.accounts.withdraw(alice.id)
+      assert.ok(await store.accounts.byId(bob.id))
+    })
+
     withStore('of those who make invites for one account at once, no more are made than earned', async (store, add) => {
       const { did } = await add('alice')
       const make = (names: string[], total: number, disabled = false) =>

@@ -118,6 +118,8 @@ export interface AccountStore {
   update(id: AccountId, patch: AccountPatch, events: PendingEvent[]): Promise<void>
   /** Deletes the account and all it has; its blobs' bytes are left to the caller. Events about it that are older go too. */
   remove(id: AccountId, events: PendingEvent[]): Promise<void>
+  /** Deletes an account that nobody was told of, as if it had never been: its invite may be used again. */
+  withdraw(id: AccountId): Promise<void>
   /** In order of id, `after` excluded. */
   list(after: AccountId, limit: number): Promise<Account[]>
   /** Whose address holds this text, without regard to case; in order of id, `after` excluded. */

@@ -1,3 +1,6 @@
+/** A new answer: as far as the budget for forced refreshes goes, or always, for askers who are limited by other means. */
+export type Freshness = boolean | 'always'
+
 /** How long answers are believed, and how many are kept. */
 export interface MemorySettings {
   /** Answers kept; the least recently used go first. */
@@ -81,9 +84,9 @@ export class Memory<K, V> {
   }
 
   /** The answer, from memory or fetched. `fresh` demands one fetched from now on, as far as the budget goes. */
-  async get(key: K, { fresh = false }: { fresh?: boolean } = {}): Promise<V> {
+  async get(key: K, { fresh = false }: { fresh?: Freshness } = {}): Promise<V> {
     const entry = this.#entry(key)
-    if (fresh && this.#spend(entry)) return this.#loadAnew(key, entry)
+    if (fresh === 'always' || (fresh && this.#spend(entry))) return this.#loadAnew(key, entry)
     const known = this.#believable(entry)
     if (known) {
       this.#refreshIfStale(key, entry, known)
