@@ -8,6 +8,10 @@ import { until } from '@millisky/server/testing-until'
 import { type FakeAccount, FakePds, now } from '../e2e/fake-pds.ts'
 import { World, type WorldOptions } from './world.ts'
 
+interface Report {
+  history: { what: string; detail: string }[]
+}
+
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)
   t.after(() => world.stop())
@@ -145,13 +149,30 @@ test('T31 a host that has fallen behind our cursor is resumed live, and the gap 
   pds.sendRaw(withSeq(encodeFrame(commitEvent(alice.post('anew'), now())), 1))
   await until('it came', () => consumer.pathsOf(alice.did).length === 1)
   await world.settled(pds, 1)
+  // With both seqs, for everybody to see, also after a restart.
+  const expected = 'it has not come as far as seq 2: its events begin anew; they go on with seq 1'
+  await world.restart()
+  const { body } = await world.get<Report>(`/xrpc/net.millisky.relay.getHostReport?hostname=${name}`)
+  assert.deepEqual(
+    body.history.map(({ what, detail }) => [what, detail]),
+    [['gap', expected]],
+  )
+  assert.match(await (await fetch(`${world.relay.url}/hosts/${name}`)).text(), new RegExp(expected))
 })
 
 test('T32 an OutdatedCursor of a host is a gap', async t => {
   const world = await start(t)
-  const { pds, name } = await hostWith(world, 'alice')
+  const { pds, alice, name } = await hostWith(world, 'alice')
   pds.sendRaw(infoFrame('OutdatedCursor'), { once: true })
-  await until('it is noted', () => world.relay.hosts.byName(name)?.record.history.some(({ what }) => what === 'gap'))
+  const history = () => world.relay.hosts.byName(name)?.record.history ?? []
+  await until('it is noted', () => history().some(({ what }) => what === 'gap'))
+  pds.sendRaw(withSeq(encodeFrame(commitEvent(alice.post('much later'), now())), 500))
+  await world.settled(pds, 500)
+  const detail = 'events after seq 2 are no longer kept there (OutdatedCursor); they go on with seq 500'
+  assert.deepEqual(
+    history().map(note => note.detail),
+    [detail],
+  )
 })
 
 test('T15-T20 cursors', async t => {

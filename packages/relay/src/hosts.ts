@@ -61,6 +61,8 @@ export class Host {
   connectedAt: number | null = null
   /** When somebody last asked for it to be dialled. */
   askedForAt = 0
+  /** A gap of which it is not known yet with which seq events go on behind it. */
+  openGap: HostNote | null = null
   /** How the last connection ended. */
   lastEnd: string | null = null
   /** `cursor`, `streak` or `accounts` are not saved yet. */
@@ -219,9 +221,25 @@ export class Hosts {
     this.setStatus(host, status, reason).catch(this.#parts.onError)
   }
 
-  /** Remembers that events of a host were missed. */
-  noteGap(host: Host, detail: string): void {
-    const history = noted(host.record.history, { at: this.#parts.now(), what: 'gap', detail })
+  /** Remembers that events of a host were missed. One that `goesOn` gets the seq behind it with {@link closeGap}. */
+  noteGap(host: Host, detail: string, { goesOn = false } = {}): void {
+    const note: HostNote = { at: this.#parts.now(), what: 'gap', detail }
+    this.#saveHistory(host, noted(host.record.history, note))
+    if (goesOn) host.openGap = note
+  }
+
+  /** The first event behind a gap has come. */
+  closeGap(host: Host, seq: number): void {
+    const open = host.openGap
+    host.openGap = null
+    const closed = (note: HostNote) => ({ ...note, detail: `${note.detail}; they go on with seq ${seq}` })
+    this.#saveHistory(
+      host,
+      host.record.history.map(note => (note === open ? closed(note) : note)),
+    )
+  }
+
+  #saveHistory(host: Host, history: HostNote[]): void {
     host.record = { ...host.record, history }
     this.#parts.store.update(host.id, { history }).catch(this.#parts.onError)
   }

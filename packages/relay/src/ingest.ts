@@ -230,6 +230,7 @@ export class Ingest {
       if (host.socketSeq < 0 && host.resumeAt !== null && seq < host.resumeAt) {
         this.#parts.hosts.noteGap(host, `its seq went back from ${host.resumeAt} to ${seq}: its events begin anew`)
       }
+      if (host.openGap !== null) this.#parts.hosts.closeGap(host, seq)
       host.socketSeq = host.resumeAt = seq
     } else if (t !== null && PASSED_ON.has(t)) {
       this.#note(host, 'no-seq', null, did)
@@ -424,13 +425,15 @@ export class Ingest {
   #admit(account: Account<Incoming>, event: Incoming, { notes, next }: AdmitVerdict): void {
     const { host, t } = event
     const { local } = account.state
+    const state: AccountState = { ...next, local }
+    const frame = this.#toEmit(account.did, state, event, notes)
     // What was said here may have been said while the event was with the verifiers.
     const wrong: RejectReason | null =
       local !== null && (t === '#commit' || t === '#sync')
         ? 'account-blocked'
         : (next.status?.length ?? 0) > STATUS_LENGTH_MAX
           ? 'bad-fields'
-          : (t === '#account' || t === '#identity') && this.#parts.isRepeated?.(this.#toEmit(account, event, notes))
+          : (t === '#account' || t === '#identity') && this.#parts.isRepeated?.(frame)
             ? 'repeated'
             : null
     if (wrong !== null) {
@@ -443,7 +446,6 @@ export class Ingest {
       this.#reject(account, event, over)
       return
     }
-    const state: AccountState = { ...next, local }
     const isNewcomer = hostId !== account.hostId
     if (isNewcomer) {
       host.newcomers++
@@ -459,7 +461,6 @@ export class Ingest {
     }
     if (t === '#commit') this.#parts.hosts.noteCommit(host, !notes.some(note => UNCLEAN.has(note)))
     this.#parts.observer?.admitted?.(host, t, notes)
-    const frame = this.#toEmit(account, event, notes)
     const done = () => {
       if (isNewcomer) host.newcomers--
       this.#end(event)
@@ -484,15 +485,14 @@ export class Ingest {
   }
 
   /** What goes out differs from what came in only where this relay must speak for itself. */
-  #toEmit(account: Account<Incoming>, { frame, t }: Incoming, notes: readonly Reason[]): Uint8Array {
-    const { local } = account.state
-    if (t === '#account' && local !== null) return rewriteFrame(decodeFrame(frame), { ...statusOf(account.state) })
+  #toEmit(did: Did, state: AccountState, { frame, t }: Incoming, notes: readonly Reason[]): Uint8Array {
+    if (t === '#account' && state.local !== null) return rewriteFrame(decodeFrame(frame), { ...statusOf(state) })
     if (t !== '#identity') return frame
     const decoded = decodeFrame(frame)
     const { handle } = decoded.body
     if (handle === undefined) return frame
     // A handle is passed on when the account's own host says it, and the DID document does too.
-    const known = this.#parts.lookup.handle(account.did)
+    const known = this.#parts.lookup.handle(did)
     const isBelieved = notes.length === 0 && (handle === known || handle === 'handle.invalid')
     return isBelieved ? frame : rewriteFrame(decoded, { handle: undefined })
   }

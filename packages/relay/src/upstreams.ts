@@ -121,7 +121,8 @@ export class Upstreams {
     try {
       const { name, message } = readInfo(decodeFrame(frame).body)
       if (name === 'OutdatedCursor') {
-        this.#parts.hosts.noteGap(host, `events after ${host.resumeAt} are no longer kept there: ${message ?? name}`)
+        const detail = `events after seq ${host.resumeAt} are no longer kept there (${message ?? name})`
+        this.#parts.hosts.noteGap(host, detail, { goesOn: true })
       }
     } catch (error) {
       if (!(error instanceof Malformed)) throw error
@@ -174,7 +175,7 @@ export class Upstreams {
     host.lastEnd = end.error ? `${end.reason}: ${end.error} ${end.detail}` : `${end.reason}: ${end.detail}`
     // Without a cursor there is nothing to give up: it is a failure like any other.
     if (end.error === 'FutureCursor' && host.resumeAt !== null) {
-      hosts.noteGap(host, `it has not come as far as cursor ${host.resumeAt}: its events begin anew`)
+      hosts.noteGap(host, `it has not come as far as seq ${host.resumeAt}: its events begin anew`, { goesOn: true })
       host.resumeAt = null
       upstream.follow.retryNow()
     } else if (end.cause instanceof BrokenFrame) this.#stepPastBroken(host, upstream)
@@ -196,7 +197,7 @@ export class Upstreams {
       hosts.noteGap(host, `the event after seq ${at} is no frame; skipped`)
       host.resumeAt = at + 1
     } else if (at !== null && upstream.broken > 2) {
-      hosts.noteGap(host, `what follows seq ${at} are no frames; skipped to the live tail`)
+      hosts.noteGap(host, `the events after seq ${at} are no frames; skipped to the live tail`, { goesOn: true })
       host.resumeAt = null
     }
     upstream.brokenAt = host.resumeAt
