@@ -149,6 +149,43 @@ test('what was written elsewhere by older rules is taken as it is', async t => {
   assert.equal(await pds.store.repos.snapshot(alice.account.id, view => Promise.resolve(view.has(stray.cid))), false)
 })
 
+test('a profile from elsewhere can be changed, whatever it says of its pictures', async t => {
+  const pds = await startTestPds(t)
+  const alice = await arrive(pds, 'alice')
+  const type = 'app.bsky.actor.profile'
+  const [old, told] = ['avatar', 'banner'].map(text => Buffer.from(text)) as [Buffer, Buffer]
+  const avatar = { cid: Cid.ofRaw(old).toString(), mimeType: 'image/jpeg' }
+  // Said to be of another type than is kept here, and of a size of its own.
+  const banner = { $type: 'blob', ref: Cid.ofRaw(told), mimeType: 'image/jpeg', size: 7 }
+  const { commit, nodes, records } = craft(alice.did, { [`${type}/self`]: { $type: type, avatar, banner } })
+  await importCar(pds, alice, writeCar([commit.cid], [commit, ...nodes, ...records]))
+  await pds.lifecycle.activate(alice.did)
+  const where = { repo: alice.did, collection: type, rkey: 'self' }
+  const save = (record: object) => pds.post('com.atproto.repo.putRecord', { ...where, record }, alice)
+  const { value } = (await pds.get('com.atproto.repo.getRecord', where)).json
+  const unknown = await save({ ...value, displayName: 'Alice' })
+  assert.deepEqual([unknown.status, unknown.json.error], [400, 'BlobNotFound'])
+  for (const bytes of [old, told])
+    await pds.post('com.atproto.repo.uploadBlob', bytes, alice, { 'content-type': 'image/png' })
+  const saved = await save({ ...value, displayName: 'Alice' })
+  assert.equal(saved.status, 200, JSON.stringify(saved.json))
+  const renewed = { $type: 'blob', ref: { $link: avatar.cid }, mimeType: 'image/png', size: old.length }
+  assert.deepEqual((await pds.get('com.atproto.repo.getRecord', where)).json.value, {
+    ...value,
+    avatar: renewed,
+    displayName: 'Alice',
+  })
+  // Only what stood there already is let be.
+  const changed = await save({ ...value, banner: { ...value.banner, size: 8 } })
+  assert.deepEqual([changed.status, changed.json.error], [400, 'InvalidMimeType'])
+  const elsewhere = await pds.post(
+    'com.atproto.repo.putRecord',
+    { ...where, collection, record: { banner: value.banner } },
+    alice,
+  )
+  assert.deepEqual([elsewhere.status, elsewhere.json.error], [400, 'InvalidMimeType'])
+})
+
 test('a rev from the future is passed over', async t => {
   const pds = await startTestPds(t)
   const alice = await arrive(pds, 'alice')

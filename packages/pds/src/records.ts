@@ -8,6 +8,7 @@ import type { l } from '@atproto/lex-schema'
 import { encode, type Obj, type Value } from '@millisky/core/cbor'
 import { Cid, CODEC_RAW } from '@millisky/core/cid'
 import { Refused } from '@millisky/core/errors'
+import { isObj } from '@millisky/core/json'
 import { checkAsIs } from '@millisky/core/lexicon/check'
 import { recordSchema } from '@millisky/core/lexicon/records'
 import { isAtUri, isDid, isRkey, type Nsid, type Rkey } from '@millisky/core/syntax'
@@ -166,6 +167,33 @@ export function findForeignBlobs(record: Obj): Cid[] {
     if (used instanceof Cid && used.isBlessed && used.code === CODEC_RAW) found.set(used.key, used)
   }
   return [...found.values()]
+}
+
+/** Whether a record refers to a blob in these very words. */
+export function refersTo(record: Obj, { cid, mimeType, size }: BlobUse): boolean {
+  for (const [{ ref, mimeType: type, size: bytes }, kind] of blobLike(record)) {
+    if (kind === 'blob' && ref instanceof Cid && ref.equals(cid) && type === mimeType && bytes === size) return true
+  }
+  return false
+}
+
+/**
+ * Gives the pictures of a profile that are blobs in the legacy form, as those of 2023 may be, today's form.
+ * @param record - Changed in place.
+ * @param find - What is kept of a blob, if it is.
+ */
+export async function renewPictures(
+  record: Obj,
+  find: (cid: Cid) => Promise<{ mimeType: string; size: number } | null>,
+): Promise<void> {
+  for (const name of ['avatar', 'banner']) {
+    const value = record[name]
+    if (value === undefined || !isObj(value) || Object.keys(value).length !== 2 || !isLegacyBlob(value)) continue
+    const ref = Cid.parse(value.cid as string)
+    const kept = await find(ref)
+    if (!kept) throw new Refused('BlobNotFound', `Could not find blob: ${ref}`)
+    record[name] = { $type: 'blob', ref, mimeType: kept.mimeType, size: kept.size }
+  }
 }
 
 /** Objects in a record that say they are blobs, or look like the legacy form. */

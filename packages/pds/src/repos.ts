@@ -6,7 +6,7 @@
  * is durable.
  */
 import { type Blocks, MissingBlock } from '@millisky/core/blocks'
-import type { Obj } from '@millisky/core/cbor'
+import { decode, type Obj } from '@millisky/core/cbor'
 import type { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
 import { Refused, Unavailable } from '@millisky/core/errors'
@@ -16,7 +16,7 @@ import type { Datetime, Did, Nsid, Tid } from '@millisky/core/syntax'
 import type { TidClock } from '@millisky/core/tid'
 import type { Lanes } from '@millisky/server/lanes'
 import { NodeCache } from './nodes.ts'
-import type { BlobUse, PreparedRecord } from './records.ts'
+import { type PreparedRecord, refersTo } from './records.ts'
 import {
   type AccountId,
   HeadMoved,
@@ -166,7 +166,7 @@ export class Repos {
       }
       const action = want.action === 'put' ? (current ? 'update' : 'create') : want.action
       if (want.action === 'create' && want.unique) await this.#removeOlder(state, plan, want.record)
-      await this.#checkBlobs(state, want.record.blobs)
+      await this.#checkBlobs(state, want.record)
       addRecord(plan, action, want.record)
     }
     return plan.writes.length === 0 ? null : plan
@@ -180,18 +180,21 @@ export class Repos {
     }
   }
 
-  async #checkBlobs(state: RepoState, blobs: readonly BlobUse[]): Promise<void> {
-    for (const { cid, mimeType, size } of blobs) {
-      const stored = await this.store.blobs.get(state.account, cid)
+  async #checkBlobs({ account }: RepoState, { path, blobs }: PreparedRecord): Promise<void> {
+    for (const use of blobs) {
+      const { cid, mimeType, size } = use
+      const stored = await this.store.blobs.get(account, cid)
       if (!stored || stored.takedown !== null) throw new Refused('BlobNotFound', `Could not find blob: ${cid}`)
+      if (stored.mimeType === mimeType && stored.size === size) continue
+      // What came from another server may say it differently, and must not keep people from changing the rest.
+      const current = await this.store.repos.record(account, path)
+      if (current && refersTo(decode(current.bytes) as Obj, use)) continue
       if (stored.mimeType !== mimeType) {
         const message = `Referenced Mimetype does not match stored blob. Expected: ${stored.mimeType}, Got: ${mimeType}`
         throw new Refused('InvalidMimeType', message)
       }
-      if (stored.size !== size) {
-        const message = `Referenced Size does not match stored blob. Expected: ${stored.size}, Got: ${size}`
-        throw new Refused('InvalidSize', message)
-      }
+      const message = `Referenced Size does not match stored blob. Expected: ${stored.size}, Got: ${size}`
+      throw new Refused('InvalidSize', message)
     }
   }
 

@@ -22,7 +22,7 @@ import type { PdsAccess } from '../access.ts'
 import type { Blobs } from '../blobs.ts'
 import type { User } from '../callers.ts'
 import type { Imports } from '../imports.ts'
-import { type PreparedRecord, prepareRecord, type ValidateMode } from '../records.ts'
+import { type PreparedRecord, prepareRecord, renewPictures, type ValidateMode } from '../records.ts'
 import { assertWritable, type Repos, type WantedWrite, type WriteResult } from '../repos.ts'
 import { type Account, type Store, statusOf } from '../store/store.ts'
 import { assertAvailable } from './availability.ts'
@@ -77,6 +77,7 @@ function addWrites(xrpc: Xrpc, parts: Parts): void {
     const did = await ownRepo(parts, input.repo, auth)
     auth.mayWrite('create', collection)
     auth.mayWrite('update', collection)
+    if (collection === PROFILE) await renewProfile(parts.store, did, rkey, input.record)
     const record = prepare(parts, collection, rkey, input.record, validate)
     const put: WantedWrite = { action: 'put', record }
     if (swapRecord !== undefined) put.swapRecord = swapRecord === null ? null : Cid.parse(swapRecord)
@@ -94,6 +95,15 @@ function addWrites(xrpc: Xrpc, parts: Parts): void {
   })
   const rates = writeRates(parts, (call: Call<typeof applyWrites, User>) => pointsOf(call.input.writes))
   xrpc.procedure(applyWrites, { auth, bodyBytesMax, rates }, ({ input, auth }) => applyAll(parts, input, auth))
+}
+
+const PROFILE = 'app.bsky.actor.profile'
+
+/** A profile that is here already may be written back as clients have read it. */
+async function renewProfile({ accounts, blobs, repos }: Store, did: Did, rkey: string, record: Obj): Promise<void> {
+  const account = await accounts.byDid(did)
+  if (!account || !(await repos.record(account.id, `${PROFILE}/${rkey}`))) return
+  await renewPictures(record, cid => blobs.get(account.id, cid))
 }
 
 type ApplyWrites = Call<typeof applyWrites, User>['input']
