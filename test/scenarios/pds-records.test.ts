@@ -9,6 +9,7 @@ import { asNsid, isTid } from '@millisky/core/syntax'
 import { prepareRecord } from '@millisky/pds/records'
 import { failure, type NetworkedPds, signUp, startNetworkedPds } from '@millisky/pds/testing-network'
 import type { Answer, TestUser } from '@millisky/pds/testing-pds'
+import { CID } from 'multiformats/cid'
 
 const POST = 'app.bsky.feed.post'
 const LIKE = 'app.bsky.feed.like'
@@ -112,6 +113,65 @@ test('B66 what is written is not for others, and not for nobody', async () => {
     const unknown = await pds.post(repo(name), { ...body, ...fields, repo: STRANGER }, bob)
     assert.deepEqual(failure(unknown), [403, 'AccountNotFound', 'Account not found'], name)
   }
+})
+
+/** Keys in the order of the bytes. */
+const UNICODE = '{"":0,"b":3,"aa":2,"é":1,"🙂":"🙂","日本":"語"}'
+const MEMBERS = '{"cid":"x","$foo":1,"toString":"x","constructor":1}'
+
+test('B66 what JSON says is what the bytes hold, and comes back', async () => {
+  const link = CID.parse(SOME_CID)
+  const bytes = Uint8Array.of(1, 2, 253)
+  const blocks: [json: string, value: unknown, back?: string][] = [
+    ['[1.0,1e2,-0,0]', [1, 100, 0, 0], '[1,100,0,0]'],
+    ['[9007199254740991,-9007199254740991]', [Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER]],
+    ['[9223372036854775807,-9223372036854775808,9007199254740993]', [2n ** 63n - 1n, -(2n ** 63n), 2n ** 53n + 1n]],
+    ['[null,true,false,"",[],{},[[]],{"a":{}}]', [null, true, false, '', [], {}, [[]], { a: {} }]],
+    ['{"é":1,"aa":2,"b":3,"日本":"語","🙂":"🙂","":0}', { é: 1, aa: 2, b: 3, 日本: '語', '🙂': '🙂', '': 0 }, UNICODE],
+    [
+      '{"constructor":1,"toString":"x","$foo":1,"cid":"x"}',
+      { constructor: 1, toString: 'x', $foo: 1, cid: 'x' },
+      MEMBERS,
+    ],
+    ['"\\u0000\\ud83d\\ude42\\n"', '\u0000🙂\n', '"\\u0000🙂\\n"'],
+    [`{"$link":"${SOME_CID}"}`, link],
+    [`[{"$link":"${SOME_BLOB}"}]`, [CID.parse(SOME_BLOB)]],
+    ['{"$bytes":"AQL9"}', bytes],
+    ['{"$bytes":"AQ=="}', Uint8Array.of(1), '{"$bytes":"AQ"}'],
+    ['{"$bytes":""}', new Uint8Array()],
+    [`${'['.repeat(31)}${']'.repeat(31)}`, Array.from({ length: 30 }).reduce(inner => [inner], [])],
+  ]
+  for (const [given, value, back = given] of blocks) {
+    const body = `{"repo":"${alice.did}","collection":"${NOTE}","record":{"v":${given}}}`
+    const made = await pds.post(repo('createRecord'), Buffer.from(body), alice, { 'content-type': 'application/json' })
+    assert.deepEqual([made.status, made.json.cid], [200, await cidOf({ $type: NOTE, v: value })], given)
+    const text = Buffer.from((await read(keyOf(made))).bytes).toString()
+    assert.ok(text.includes(`"value":{"v":${back},"$type":"${NOTE}"}`), `${given}: ${text}`)
+  }
+})
+
+test('B66 what is not of the data model is not written', async () => {
+  const bad = ['1.5', '1e-3', '1e400', '9223372036854775808', '1e300', '"\\ud800"', '{"\\udfff":1}']
+  bad.push(`{"$link":"${SOME_CID}","a":1}`, '{"$link":"x"}', '{"$link":1}', `{"$link":"${SOME_CID.toUpperCase()}"}`)
+  bad.push(
+    '{"$bytes":"AQ","a":1}',
+    '{"$bytes":1}',
+    '{"$bytes":"-_-_"}',
+    '{"$bytes":"A Q"}',
+    '{"$type":""}',
+    '{"$type":1}',
+  )
+  bad.push(`${'['.repeat(32)}${']'.repeat(32)}`, `${'['.repeat(9_000)}${']'.repeat(9_000)}`)
+  for (const value of bad) {
+    for (const validate of ['false', 'true']) {
+      const body = `{"repo":"${alice.did}","collection":"${NOTE}","validate":${validate},"record":{"v":${value}}}`
+      refused(
+        await pds.post(repo('createRecord'), Buffer.from(body), alice, { 'content-type': 'application/json' }),
+        /./,
+      )
+    }
+  }
+  for (const record of ['x', 5, null, [], true, undefined]) refused(await create({ record }), /record/)
 })
 
 test('B67 validate: true must know the schema, false looks at nothing, absent does what it can', async () => {
