@@ -109,6 +109,7 @@ export interface Pds {
 
 const SUBSCRIBE_PATH = '/xrpc/com.atproto.sync.subscribeRepos'
 const HOUSEKEEPING_MS = 10 * 60_000
+const PRUNE_MS_MIN = 50
 const JWT_SECRET_BYTES = 32
 /** How long a signing key waits for its account to come. */
 const RESERVED_KEY_MS = 90 * 86_400_000
@@ -477,19 +478,28 @@ async function keptSecret(store: Store): Promise<string> {
   return Buffer.from(secret).toString('hex')
 }
 
-/** What has to be done from time to time; one round at a time. */
+/** What has to be done from time to time. */
 function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs: number): { stop(): Promise<void> } {
-  let running: Promise<void> = Promise.resolve()
-  let busy = false
-  const round = async () => {
+  const house = repeat(HOUSEKEEPING_MS, log, async () => {
     const collected = await core.blobs.collect()
     if (collected.blobs + collected.staged > 0) log.info(collected, 'removed blobs that nothing refers to')
     await core.store.sessions.removeExpired(now())
     await core.departures.removeDue(now())
     await core.store.tickets.removeReservedKeysBefore(now() - RESERVED_KEY_MS)
-    await core.eventLog.prune({ ageMs: windowMs, now: now() })
     await core.counters?.prune()
-  }
+  })
+  // Consumers are told that they have missed events as soon as they are out of the window, however short it is.
+  const pruneMs = Math.min(HOUSEKEEPING_MS, Math.max(PRUNE_MS_MIN, windowMs / 8))
+  const events = repeat(pruneMs, log, async () => {
+    await core.eventLog.prune({ ageMs: windowMs, now: now() })
+  })
+  return { stop: async () => void (await Promise.all([house.stop(), events.stop()])) }
+}
+
+/** One round at a time. */
+function repeat(ms: number, log: Logger, round: () => Promise<void>): { stop(): Promise<void> } {
+  let running: Promise<void> = Promise.resolve()
+  let busy = false
   const timer = setInterval(() => {
     if (busy) return
     busy = true
@@ -498,7 +508,7 @@ function startHousekeeping(core: Core, log: Logger, now: () => number, windowMs:
       .finally(() => {
         busy = false
       })
-  }, HOUSEKEEPING_MS)
+  }, ms)
   timer.unref()
   return {
     async stop() {
