@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
-import { signUp, startNetworkedPds } from '../../packages/pds/src/testing-network.ts'
+import { signUp, startNetworkedPds } from '@millisky/pds/testing-network'
 import { type Ask, ask, bearer, failure, JSON_TYPE, post, type Told } from './pds-asking.ts'
 
 const SERVER = 'com.atproto.server'

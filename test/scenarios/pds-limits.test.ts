@@ -1,7 +1,7 @@
 // How often a client of a PDS may ask for what, and how it is told.
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { signUp, startNetworkedPds } from '../../packages/pds/src/testing-network.ts'
+import { signUp, startNetworkedPds } from '@millisky/pds/testing-network'
 import { ask, failure, post, type Told } from './pds-asking.ts'
 
 const BYPASS = { 'x-ratelimit-bypass': 'let me in' }

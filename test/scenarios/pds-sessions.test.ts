@@ -6,8 +6,8 @@ import { SigningKey } from '@millisky/core/crypto'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { type PlcUpdate, plcDidOf, plcGenesis, signPlcOperation } from '@millisky/core/plc'
 import type { Did } from '@millisky/core/syntax'
-import { type Person, signUp, startNetwork, startNetworkedPds } from '../../packages/pds/src/testing-network.ts'
-import { basic, JWT_SECRET } from '../../packages/pds/src/testing-pds.ts'
+import { type Person, signUp, startNetwork, startNetworkedPds } from '@millisky/pds/testing-network'
+import { basic, JWT_SECRET } from '@millisky/pds/testing-pds'
 import { ask, bearer, failure, post, type Told } from './pds-asking.ts'
 
 const HOUR = 3_600_000
@@ -144,7 +144,7 @@ test('B19 a refresh token does not pass for an access token, nor the other way r
     assert.deepEqual(failure(await call(method, json.accessJwt)), UNVERIFIED, method)
   const claims = accessClaims(alice.did)
   for (const typ of ['refresh+jwt', 'JWT', 'dpop+jwt', undefined])
-    assert.deepEqual(failure(await session(bearer(forged({ ...HEADER, typ }, claims)))), UNVERIFIED, typ)
+    assert.deepEqual(failure(await session(bearer(forged({ ...HEADER, typ }, claims)))), UNVERIFIED, `${typ}`)
 })
 
 test('B20 access tokens say what they are, whose, for whom and for two hours', async () => {
