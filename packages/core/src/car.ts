@@ -248,6 +248,18 @@ export function writeBlock(target: Uint8Array, at: number, { cid, bytes }: Block
   return at + cid.length + bytes.length
 }
 
+/** How long a block is in a CAR, given as what stands there behind its length: its CID, then its bytes. */
+export function sectionBytes(section: Uint8Array): number {
+  return varintBytes(section.length) + section.length
+}
+
+/** Like {@link writeBlock}, for a block given as in {@link sectionBytes}. */
+export function writeSection(target: Uint8Array, at: number, section: Uint8Array): number {
+  at = writeVarint(target, at, section.length)
+  target.set(section, at)
+  return at + section.length
+}
+
 function varintBytes(n: number): number {
   let length = 1
   for (; n >= 128; n = Math.floor(n / 128)) length++

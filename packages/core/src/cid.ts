@@ -159,6 +159,18 @@ export class Cid {
     return true
   }
 
+  /** Whether its binary form stands at offset `at` of `bytes`. */
+  standsAt(bytes: Uint8Array, at: number): boolean {
+    const source = this.#source
+    const key = this.#key
+    const length = this.#length
+    if (source !== undefined) {
+      const shift = this.#at - at
+      for (let i = at; i < at + length; i++) if (bytes[i] !== source[i + shift]) return false
+    } else for (let i = 0; i < length; i++) if (bytes[at + i] !== key!.charCodeAt(i)) return false
+    return true
+  }
+
   /** Whether it is the CID of this block; see {@link hashMatches}. */
   matches(block: Uint8Array): boolean {
     if (!this.isBlessed) {

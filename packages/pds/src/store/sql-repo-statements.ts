@@ -5,6 +5,7 @@ import type { Db } from '@millisky/server/db/db'
 import type { Statement } from '@millisky/server/db/statement'
 import { sql } from 'kysely'
 import type { PdsSchema } from './schema.ts'
+import { preparePacks } from './sql-packs.ts'
 
 export function prepareRepoReads(db: Db<PdsSchema>) {
   const { kysely } = db
@@ -12,7 +13,8 @@ export function prepareRepoReads(db: Db<PdsSchema>) {
   const record = () => kysely.selectFrom('record').select(['path', 'cid', 'rev', 'bytes'])
   return {
     ...prepareLists(db),
-    ...preparePages(db),
+    ...prepareLooks(db),
+    ...preparePacks(db),
     state: db.prepare((did: string) =>
       kysely
         .selectFrom('account as a')
@@ -104,30 +106,15 @@ function prepareLists(db: Db<PdsSchema>) {
   }
 }
 
-/** Records of one page, each up to so many bytes: an account may have large ones behind small ones. */
-const PAGE_RECORDS = 100
-const PAGED_BYTES_MAX = 2_000
-
-/** What exports read: records between two paths, and whether blocks are there. */
-function preparePages(db: Db<PdsSchema>) {
+/** Whether blocks are there. */
+function prepareLooks(db: Db<PdsSchema>) {
   const { kysely } = db
-  const small = sql<Uint8Array | null>`case when length(bytes) <= ${sql.lit(PAGED_BYTES_MAX)} then bytes end`
   return {
     hasNode: db.prepare((account: number, cid: Uint8Array) =>
       kysely.selectFrom('node').select('rev').where('account', '=', account).where('cid', '=', cid),
     ),
     hasRecord: db.prepare((account: number, cid: Uint8Array) =>
       kysely.selectFrom('record').select('rev').where('account', '=', account).where('cid', '=', cid).limit(1),
-    ),
-    page: db.prepare((account: number, above: string, below: string) =>
-      kysely
-        .selectFrom('record')
-        .select(['path', small.as('bytes')])
-        .where('account', '=', account)
-        .where('path', '>', above)
-        .where('path', '<', below)
-        .orderBy('path')
-        .limit(sql.lit(PAGE_RECORDS)),
     ),
   }
 }

@@ -8,6 +8,7 @@ import type { PdsDb, PdsSchema, RecordTable } from './schema.ts'
 import { accountOf } from './sql-accounts.ts'
 import type { EventAppender } from './sql-events.ts'
 import { importRepo } from './sql-import.ts'
+import { packOf, pageOf } from './sql-packs.ts'
 import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
 import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
 import {
@@ -219,7 +220,14 @@ async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: 
     },
     has: cid => cid.equals(commit) || isThere(view, reads, [account, cid.bytes]),
     block: cid => (cid.equals(commit) ? row.bytes : findBlock(view, reads, [account, cid.bytes])),
-    page: (after, below) => view.all(reads.page, [account, after, below]),
+    page(after, below) {
+      const row = view.get(reads.recordPack, [account, after, below])
+      return row instanceof Promise ? row.then(pageOf) : pageOf(row)
+    },
+    nodes(cids, since) {
+      const row = view.get(reads.nodePack, [since, account, cids])
+      return row instanceof Promise ? row.then(packOf) : packOf(row)
+    },
   }
 }
 

@@ -343,22 +343,6 @@ for (const { name, skip, url } of testDatabases()) {
       assert.equal(looseSince, null)
     })
 
-    withStore('pages of records leave large ones out', async store => {
-      const alice = await scribe(store, 'alice')
-      await alice.write(store, ['a.b.c/1', 'small'], ['a.b.c/2', 'x'.repeat(3_000)], ['a.b.c/3', 'x'.repeat(1_900)])
-      await alice.write(store, ['a.b.d/1', 1])
-      await store.repos.snapshot(alice.account.id, async view => {
-        const whole = async (path: string) => ({ path, bytes: (await view.record(path))!.bytes })
-        assert.deepEqual(await view.page('a.b.c/', 'a.b.c0'), [
-          await whole('a.b.c/1'),
-          { path: 'a.b.c/2', bytes: null },
-          await whole('a.b.c/3'),
-        ])
-        assert.deepEqual(await view.page('a.b.c/3', '~'), [await whole('a.b.d/1')])
-        assert.deepEqual(await view.page('a.b.d/1', '~'), [])
-      })
-    })
-
     withStore('a snapshot does not move', async store => {
       const alice = await scribe(store, 'alice')
       await alice.write(store, ['a.b.c/1', 1], ['a.b.c/2', 2])

@@ -348,6 +348,21 @@ export interface RepoStore {
   snapshot<T>(account: AccountId, read: (view: RepoSnapshot) => Promise<T>): Promise<T>
 }
 
+export const NODES_AT_ONCE_MAX = 32
+
+/** In place of the size of a block that has to be asked for by itself, since it is large. */
+export const LEFT_OUT = -1
+/** In place of the size of a node that is older than wanted. */
+export const OLD = -2
+
+/** Blocks that were read together. */
+export interface Pack {
+  /** How long each block is, or why it is not here. */
+  readonly sizes: readonly number[]
+  /** For each block its CID of 36 bytes and, if it is here, its own bytes. */
+  readonly bytes: Uint8Array
+}
+
 /** One repository as it was when the snapshot was taken, whatever is written meanwhile. */
 export interface RepoSnapshot {
   commit: Block
@@ -357,8 +372,13 @@ export interface RepoSnapshot {
   record(path: string): Awaitable<StoredRecord | null>
   /** In path order, `after` excluded. */
   records(after: string, limit: number): Awaitable<StoredRecord[]>
-  /** The next records in path order, between `after` and `below`; the bytes of large ones are left out, see {@link record}. */
-  page(after: string, below: string): Awaitable<{ path: string; bytes: Uint8Array | null }[]>
+  /** The next records in path order, between `after` and `below`, and the path of the last; large ones are left out, see {@link record}. */
+  page(after: string, below: string): Awaitable<Pack & { last: string }>
+  /**
+   * Nodes in the order asked for, without those that are not there. `cids` are their CIDs one after the other, of
+   * {@link NODES_AT_ONCE_MAX} at most. Large ones are left out, see {@link node}, and those whose rev is not above `since`.
+   */
+  nodes(cids: Uint8Array, since: string): Awaitable<Pack>
   /** Whether this is the commit, a node or a record. */
   has(cid: Cid): Awaitable<boolean>
   /** Commit, node or record; null if it is not there. */

@@ -1,0 +1,125 @@
+// Blocks that are read together come as they would by themselves, on every database.
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Block } from '@millisky/core/blocks'
+import { Cid } from '@millisky/core/cid'
+import { withSeq } from '@millisky/core/event'
+import { asDid, asHandle, asNsid, asRkey } from '@millisky/core/syntax'
+import { TidClock } from '@millisky/core/tid'
+import { type Db, openDb } from '@millisky/server/db/db'
+import { testDatabases } from '@millisky/server/db/testing'
+import { Lanes } from '@millisky/server/lanes'
+import { openSqlLog } from '@millisky/server/log/sql'
+import { Lifecycle } from '../lifecycle.ts'
+import { prepareRecord } from '../records.ts'
+import { Repos } from '../repos.ts'
+import { migrations, type PdsSchema } from './schema.ts'
+import { createSqlStore } from './sql.ts'
+import { LEFT_OUT, NODES_AT_ONCE_MAX, OLD, type Pack } from './store.ts'
+
+const now = () => 1_700_000_000_000
+const did = asDid('did:web:alice.example')
+
+function blocksOf({ sizes, bytes }: Pack) {
+  let at = 0
+  const blocks = sizes.map(size => {
+    const cid = Cid.view(bytes, at, 36)
+    const from = at + 36
+    at = from + Math.max(size, 0)
+    return { cid, bytes: size < 0 ? size : Uint8Array.from(bytes.subarray(from, at)) }
+  })
+  assert.equal(bytes.length, at)
+  return blocks
+}
+
+for (const database of testDatabases()) {
+  describe(`packs on ${database.name}`, { skip: database.skip }, async () => {
+    const open = async (t: import('node:test').TestContext) => {
+      const db = await openDb<PdsSchema>(await database.url(t), { migrations })
+      const store = createSqlStore(db, await openSqlLog(db as unknown as Db<never>, { withSeq, now }))
+      t.after(() => store.close())
+      const repos = new Repos({ store, lanes: new Lanes(), tids: new TidClock({ now, clockId: 1 }), now })
+      const key = { curve: 'k256' as const, secret: new Uint8Array(32).fill(7) }
+      const account = { did, handle: asHandle('alice.test'), email: null, password: null, key, deactivated: false }
+      const { id } = await new Lifecycle(repos).open(account)
+      /** Writes records that hold a text of some length each. */
+      const write = async (...wanted: [path: string, length: number][]) => {
+        const nextRkey = () => repos.nextRkey()
+        const records = wanted.map(([path, length]) => {
+          const [collection, rkey] = path.split('/') as [string, string]
+          // Bytes that are no text, and zeros, are to come through as well.
+          const record = { text: 'x'.repeat(length), bytes: { $bytes: 'AP/AgAAA' } }
+          return prepareRecord({
+            collection: asNsid(collection),
+            rkey: asRkey(rkey),
+            record,
+            validate: undefined,
+            nextRkey,
+          })
+        })
+        await repos.write(
+          did,
+          records.map(record => ({ action: 'create', record })),
+        )
+        return (await store.repos.state(did))!.head
+      }
+      return { store, id, write }
+    }
+
+    test('pages of records leave large ones out', async t => {
+      const { store, id, write } = await open(t)
+      await write(['a.b.c/1', 0], ['a.b.c/2', 3_000], ['a.b.c/3', 1_900], ['a.b.d/1', 1])
+      await store.repos.snapshot(id, async view => {
+        const page = async (after: string, below: string) => blocksOf(await view.page(after, below))
+        const whole = async (path: string) => {
+          const { cid, bytes } = (await view.record(path))!
+          return { cid, bytes: Uint8Array.from(bytes) }
+        }
+        const { cid } = (await view.record('a.b.c/2'))!
+        assert.deepEqual(await page('a.b.c/', 'a.b.c0'), [
+          await whole('a.b.c/1'),
+          { cid, bytes: LEFT_OUT },
+          await whole('a.b.c/3'),
+        ])
+        assert.equal((await view.page('a.b.c/', '~')).last, 'a.b.d/1')
+        assert.deepEqual(await page('a.b.c/3', '~'), [await whole('a.b.d/1')])
+        assert.deepEqual(await view.page('a.b.d/1', '~'), { sizes: [], bytes: new Uint8Array(0), last: '' })
+      })
+    })
+
+    test('nodes come in the order asked for, without large and old ones', async t => {
+      const { store, id, write } = await open(t)
+      const many = (from: number, rest = '') =>
+        Array.from({ length: 90 }, (_, i) => [`a.b.c/${from + i}${rest}`, i] as [string, number])
+      const { rev: before } = await write(...many(1_000))
+      await write(...many(2_000), ...many(0, 'x'.repeat(300)))
+      await store.repos.snapshot(id, async view => {
+        const all = await store.repos.allNodes(id)
+        const revs = new Map(
+          await Promise.all(all.map(async ({ cid }) => [cid.key, (await view.node(cid)).rev] as const)),
+        )
+        const large = all.filter(node => node.bytes.length > 2_000)
+        const old = all.filter(node => revs.get(node.cid.key)! <= before)
+        const nodes = [...large.slice(0, 3), ...old.slice(0, 3), ...all].slice(0, NODES_AT_ONCE_MAX)
+        const cids = (of: readonly Block[]) => Buffer.concat(of.map(({ cid }) => cid.bytes))
+        for (const since of ['', before]) {
+          const expected = nodes.map(({ cid, bytes }) => {
+            const isOld = revs.get(cid.key)! <= since
+            return { cid, bytes: isOld ? OLD : bytes.length > 2_000 ? LEFT_OUT : Uint8Array.from(bytes) }
+          })
+          for (const what of since === '' ? [LEFT_OUT] : [LEFT_OUT, OLD]) {
+            assert.ok(expected.some(({ bytes }) => bytes === what))
+          }
+          assert.deepEqual(blocksOf(await view.nodes(cids(nodes), since)), expected)
+        }
+        const missing = { cid: Cid.ofCbor(new Uint8Array(1)), bytes: new Uint8Array(1) }
+        const found = blocksOf(await view.nodes(cids([all[5]!, missing, all[4]!]), ''))
+        assert.deepEqual(
+          found.map(({ cid }) => cid),
+          [all[5]!.cid, all[4]!.cid],
+        )
+        assert.deepEqual(await view.nodes(cids([missing]), ''), { sizes: [], bytes: new Uint8Array(0) })
+      })
+    })
+  })
+}
