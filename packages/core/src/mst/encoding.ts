@@ -20,8 +20,10 @@ export interface Content {
   readonly links: (Cid | null)[]
 }
 
-const LINK_BYTES = CID_BYTES + 5
-const NULL = 0xf6
+/** A link, its CID last. */
+export const LINK_BYTES = CID_BYTES + 5
+/** Instead of a link: no subtree. */
+export const NULL = 0xf6
 const SLASH = 0x2f
 
 /** Nodes are small and many. */

@@ -9,7 +9,7 @@ import { CID_BYTES, Cid } from '../cid.ts'
 import { Malformed } from '../errors.ts'
 import { sha256Latin1 } from '../hash.ts'
 import { MST_HEIGHT_MAX, MST_KEY_BYTES_MAX } from '../limits.ts'
-import { keyBytes, type NodeVisitor, readNode, writeHead } from './encoding.ts'
+import { keyBytes, LINK_BYTES, type NodeVisitor, NULL, readNode, writeHead } from './encoding.ts'
 import { keyHeight } from './key.ts'
 import type { Op } from './proof.ts'
 
@@ -18,6 +18,10 @@ const ENTRIES_MAX = 256
 const NODE_BYTES_MAX = 65_536
 /** Of a binary CID, what stands before its digest. */
 const DIGEST_AT = 4
+/** Of a link, what stands before its CID. */
+const LINK_HEAD = LINK_BYTES - CID_BYTES
+/** Instead of a node's length: nothing is left of it. */
+const GONE = -1
 
 /** Where the entries of a node stand in its bytes, and where the target belongs among them. */
 class Sketch implements NodeVisitor {
@@ -126,7 +130,7 @@ const made = new Uint8Array(NODE_BYTES_MAX)
  * anything is wrong: then `invert` has the answer. Where there is one, `invert` gives the same of a tree that is loaded with
  * `heights: 'root'`, and throws nothing.
  *
- * Undone are changes of a value, and creations of keys behind which no subtree was split off.
+ * Undone are changes of a value, and creations of keys that have a subtree on one side at the most.
  */
 export function undoOne(root: Cid, blocks: BlockSource, { path, cid, prev }: Op): Cid | null {
   if (cid === null || !root.isCbor || path.length > MST_KEY_BYTES_MAX || prev?.isBlessed === false) return null
@@ -136,7 +140,9 @@ export function undoOne(root: Cid, blocks: BlockSource, { path, cid, prev }: Op)
     const node = way[depth]!
     if (!cid.equals(Cid.view(node.bytes, node.valueAt[node.place]!, CID_BYTES))) return null
     let length = prev === null ? withoutEntry(node, depth) : withValue(node, prev)
-    for (let i = depth - 1; i >= 0 && length > 0; i--) length = withDigest(way[i]!, length)
+    for (let i = depth - 1; i >= 0 && length !== 0; i--) {
+      length = length === GONE ? withoutLink(way[i]!) : withDigest(way[i]!, length)
+    }
     return length > 0 ? Cid.ofCbor(made.subarray(0, length)) : null
   } catch (error) {
     if (error instanceof Malformed) return null
@@ -190,14 +196,40 @@ function withValue({ bytes, valueAt, place }: Sketch, value: Cid): number {
 
 /** Makes the node without the entry at the place; gives its length, 0 when that is not all there is to it. */
 function withoutEntry(node: Sketch, depth: number): number {
-  const { bytes, count, place, at, prefix, restAt, keyLength, linkBehind } = node
-  // The last key of a node takes the node with it; a root's first key told on which layer the root is.
-  if (count === 1 || (depth === 0 && place === 0) || linkBehind[place] !== -1) return 0
-  if (bytes.length > NODE_BYTES_MAX - MST_KEY_BYTES_MAX) return 0
-  let to = writeHead(made, 3, 0x80, count - 1)
+  const { bytes, count, place, at, valueAt, linkBehind, link: left } = node
+  const right = linkBehind[place]!
+  // A root's first key told on which layer the root is; two subtrees would have to be joined.
+  if ((depth === 0 && place === 0) || (left !== -1 && right !== -1)) return 0
+  if (bytes.length > NODE_BYTES_MAX - 2 * MST_KEY_BYTES_MAX) return 0
+  if (count === 1) return withoutEntries(bytes, left === -1 ? right : left)
+  const begin = writeHead(made, 3, 0x80, count - 1)
   made.set(bytes.subarray(0, 3))
-  made.set(bytes.subarray(at[0]!, at[place]!), to)
-  to += at[place]! - at[0]!
+  made.set(bytes.subarray(at[0]!, at[place]!), begin)
+  const length = withoutKey(node, begin + at[place]! - at[0]!)
+  if (right === -1) return length
+  // The subtree behind the key follows what is before it: the node's own link, which stands last, or the last entry's.
+  const slot = place === 0 ? length - 1 : valueAt[place - 1]! - LINK_HEAD - 3 + begin - at[0]!
+  made.copyWithin(slot + LINK_BYTES, slot + 1, length)
+  copyLink(bytes, right, slot)
+  return length + LINK_BYTES - 1
+}
+
+/** Makes what is left of a node with one entry. */
+function withoutEntries(bytes: Uint8Array, link: number): number {
+  if (link === -1) return GONE
+  made.set(NO_ENTRIES)
+  copyLink(bytes, link, NO_ENTRIES.length)
+  return NO_ENTRIES.length + LINK_BYTES
+}
+
+const NO_ENTRIES = Uint8Array.of(0xa2, 0x61, 0x65, 0x80, 0x61, 0x6c)
+
+function copyLink(bytes: Uint8Array, cidAt: number, to: number): void {
+  made.set(bytes.subarray(cidAt - LINK_HEAD, cidAt + CID_BYTES), to)
+}
+
+/** Writes what is behind the entry at the place, from `to` on; gives the offset behind it. */
+function withoutKey({ bytes, count, place, at, prefix, restAt, keyLength }: Sketch, to: number): number {
   if (place === count - 1) {
     made.set(bytes.subarray(at[count]!), to)
     return to + bytes.length - at[count]!
@@ -231,4 +263,15 @@ function withDigest({ bytes, link }: Sketch, length: number): number {
   made.set(bytes)
   for (let i = 0; i < 32; i++) made[link + DIGEST_AT + i] = digest.charCodeAt(i)
   return bytes.length
+}
+
+/** Makes the node without the subtree that is gone; gives its length. */
+function withoutLink({ bytes, count, link }: Sketch): number {
+  if (count === 0) return GONE
+  if (bytes.length > NODE_BYTES_MAX) return 0
+  const at = link - LINK_HEAD
+  made.set(bytes.subarray(0, at))
+  made[at] = NULL
+  made.set(bytes.subarray(at + LINK_BYTES), at + 1)
+  return bytes.length - LINK_BYTES + 1
 }
