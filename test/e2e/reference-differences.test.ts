@@ -5,6 +5,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { startOurs, startReference } from './reference.ts'
 import * as accounts from './reference-accounts.ts'
 import { referenceFolder, withoutReference } from './reference-daemon.ts'
+import { envelopes } from './reference-envelope.ts'
 import { events } from './reference-events.ts'
 import { intended } from './reference-intended.ts'
 import { askAll } from './reference-matrix.ts'
@@ -19,6 +20,7 @@ const skip = withoutReference
 export async function runAll(side: Side): Promise<void> {
   await accounts.plainPages(side)
   const ann = await accounts.signUps(side)
+  await envelopes(side, ann)
   await accounts.sessions(side, ann)
   await accounts.appPasswords(side, ann)
   await accounts.mails(side, ann)

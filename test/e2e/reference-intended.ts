@@ -23,6 +23,12 @@ const DIFFERENCES: Difference[] = [
     only: 'name and message',
     why: 'the error is InvalidRequest, PayloadTooLarge or UnsupportedMediaType, not the name of a JavaScript class',
   },
+  {
+    steps:
+      /^written: (charset (latin1|nonsense)|nothing but space|encoded as (zip|compress)|compressed and huge|of 153601 bytes)$/,
+    only: 'name and message',
+    why: 'as above',
+  },
   { steps: / by DPoP$/, why: 'a token that is no token is told by the scheme alone' },
   {
     steps: /^(admin|repo|server|sync|temp|identity|moderation|lexicon)\..* by one gone$/,
