@@ -1,9 +1,9 @@
 // The commands an operator types, against a running network.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { after, before, test } from 'node:test'
 import { until } from '@millisky/server/testing-until'
-import { type Network, Process, startNetwork } from './network.ts'
+import { commandLine } from './command-line.ts'
+import { type Network, startNetwork } from './network.ts'
 
 let network: Network
 before(async () => {
@@ -11,22 +11,10 @@ before(async () => {
 })
 after(() => network?.stop())
 
-async function millisky(...args: string[]): Promise<{ code: number | null; output: string }> {
-  const env = { MILLISKY_PDS: network.pds, PDS_ADMIN_PASSWORD: network.pdsAdminPassword }
-  const process = new Process(args, env)
-  await once(process.child, 'close')
-  return { code: process.child.exitCode, output: process.output }
-}
-
-async function json<T>(...args: string[]): Promise<T[]> {
-  const { code, output } = await millisky(...args, '--json')
-  assert.equal(code, 0, output)
-  return output
-    .trim()
-    .split('\n')
-    .filter(line => line !== '')
-    .map(line => JSON.parse(line) as T)
-}
+const { millisky, json } = commandLine(() => ({
+  MILLISKY_PDS: network.pds,
+  PDS_ADMIN_PASSWORD: network.pdsAdminPassword,
+}))
 
 const status = async (did: string) =>
   (await (await fetch(`${network.pds}/xrpc/com.atproto.sync.getRepoStatus?did=${did}`)).json()) as {

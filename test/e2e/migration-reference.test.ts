@@ -1,12 +1,9 @@
 // Accounts move between this project's PDS and the reference's, in both directions.
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { until } from '@millisky/server/testing-until'
-import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
-import { startNetwork, type TestNetwork } from '../../packages/pds/src/testing-network.ts'
+import type { Mailbox } from '../../packages/pds/src/testing-mail.ts'
 import { verifyingConsumer } from './consumers.ts'
 import {
   arrive,
@@ -18,39 +15,36 @@ import {
   type Place,
   PREFERENCES,
   recordsOf,
+  type Surroundings,
   settingsOf,
   signUp,
+  startSurroundings,
 } from './migration.ts'
 import { ReferenceDaemon, withoutReference } from './reference-daemon.ts'
 
 describe('between this PDS and the reference', { skip: withoutReference }, () => {
-  const cleanups: (() => Promise<void>)[] = []
-  const suite = { after: (fn: () => Promise<void>) => void cleanups.unshift(fn) }
-  let network: TestNetwork
+  let around: Surroundings
   let mailbox: Mailbox
   let ours: Place
   let theirs: Place
 
   before(async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'millisky-migration-'))
-    suite.after(() => rm(folder, { recursive: true, force: true }))
-    network = await startNetwork(suite)
-    mailbox = await startMailbox(suite)
+    around = await startSurroundings()
+    mailbox = around.mailbox
+    const { folder, network, after } = around
     ours = await newPlace('ours')
     theirs = await newPlace('theirs')
     const { url: plcUrl } = network.plc
     const daemon = ourDaemon(ours, plcUrl, mailbox, join(folder, 'ours'))
     const env = settingsOf(theirs, plcUrl, mailbox)
     const reference = new ReferenceDaemon({ folder: join(folder, 'theirs'), port: theirs.port, plcUrl, env })
-    suite.after(async () => {
+    after(async () => {
       await daemon.stop()
       await reference.stop()
     })
     await Promise.all([daemon.start(), reference.start()])
   })
-  after(async () => {
-    for (const cleanup of cleanups) await cleanup()
-  })
+  after(() => around?.end())
 
   const directions: [string, () => [Place, Place]][] = [
     ['from the reference', () => [theirs, ours]],
@@ -59,7 +53,7 @@ describe('between this PDS and the reference', { skip: withoutReference }, () =>
   for (const [i, [name, direction]] of directions.entries()) {
     test(`${name}: all that an account has comes along`, async () => {
       const [from, to] = direction()
-      const consumer = verifyingConsumer(to.url, network.plc.url)
+      const consumer = verifyingConsumer(to.url, around.network.plc.url)
       try {
         const mover = await signUp(from, `mover${i}`)
         await fill(mover)

@@ -1,14 +1,11 @@
 // Accounts move between two servers of this project, seen by what follows their Relay; and what is refused on the way.
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { AtpAgent, XRPCError } from '@atproto/api'
 import { Secp256k1Keypair } from '@atproto/crypto'
 import { until } from '@millisky/server/testing-until'
-import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
-import { startNetwork, type TestNetwork } from '../../packages/pds/src/testing-network.ts'
+import type { Mailbox } from '../../packages/pds/src/testing-mail.ts'
 import { verifiedStory, verifyingConsumer } from './consumers.ts'
 import {
   arrive,
@@ -22,25 +19,24 @@ import {
   PREFERENCES,
   recordsOf,
   repoint,
+  type Surroundings,
   serviceToken,
   signUp,
+  startSurroundings,
 } from './migration.ts'
 import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
-const cleanups: (() => Promise<void>)[] = []
-const suite = { after: (fn: () => Promise<void>) => void cleanups.unshift(fn) }
-let network: TestNetwork
+let around: Surroundings
 let mailbox: Mailbox
 let old: Place
 let fresh: Place
 let relay: Daemon
 
 before(async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'millisky-migration-'))
-  suite.after(() => rm(folder, { recursive: true, force: true }))
-  network = await startNetwork(suite)
-  mailbox = await startMailbox(suite)
+  around = await startSurroundings()
+  mailbox = around.mailbox
+  const { folder, network, after } = around
   const port = await freePort()
   relay = new Daemon('relay', port, {
     RELAY_API_BIND: `127.0.0.1:${port}`,
@@ -59,15 +55,13 @@ before(async () => {
     ourDaemon(old, network.plc.url, mailbox, join(folder, 'old')),
     ourDaemon(fresh, network.plc.url, mailbox, join(folder, 'fresh')),
   ]
-  suite.after(async () => {
+  after(async () => {
     for (const daemon of daemons) await daemon.stop()
   })
   await Promise.all(daemons.map(daemon => daemon.start()))
   for (const home of [old, fresh]) await askToCrawl(relay.url, home)
 })
-after(async () => {
-  for (const cleanup of cleanups) await cleanup()
-})
+after(() => around?.end())
 
 /** How a call fails. */
 async function refusal(call: Promise<unknown>): Promise<string> {
@@ -80,7 +74,7 @@ async function refusal(call: Promise<unknown>): Promise<string> {
 }
 
 test('an account moves, and whoever follows the Relay sees it go on', async () => {
-  const consumer = verifyingConsumer(relay.url, network.plc.url, 0)
+  const consumer = verifyingConsumer(relay.url, around.network.plc.url, 0)
   try {
     const alice = await signUp(old, 'alice')
     await fill(alice)

@@ -1,9 +1,13 @@
 // An account moves from one PDS to another, step by step as clients do it (the account migration guide).
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { AtpAgent } from '@atproto/api'
 import { until } from '@millisky/server/testing-until'
-import type { Mailbox } from '../../packages/pds/src/testing-mail.ts'
+import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
+import { startNetwork, type TestNetwork } from '../../packages/pds/src/testing-network.ts'
 import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 
@@ -54,6 +58,29 @@ export function settingsOf({ port, did, domain }: Place, plcUrl: string, mailbox
 /** Ours, as a process. */
 export function ourDaemon(place: Place, plcUrl: string, mailbox: Mailbox, folder: string): Daemon {
   return new Daemon('pds', place.port, { ...settingsOf(place, plcUrl, mailbox), PDS_DATA_DIRECTORY: folder })
+}
+
+/** What homes share, and the end of it all. */
+export interface Surroundings {
+  folder: string
+  network: TestNetwork
+  mailbox: Mailbox
+  /** Tells what else is to be done at the end; what is told last comes first. */
+  after(fn: () => Promise<void>): void
+  end(): Promise<void>
+}
+
+export async function startSurroundings(): Promise<Surroundings> {
+  const cleanups: (() => Promise<void>)[] = []
+  const after = (fn: () => Promise<void>) => void cleanups.unshift(fn)
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-migration-'))
+  after(() => rm(folder, { recursive: true, force: true }))
+  const network = await startNetwork({ after })
+  const mailbox = await startMailbox({ after })
+  const end = async () => {
+    for (const cleanup of cleanups) await cleanup()
+  }
+  return { folder, network, mailbox, after, end }
 }
 
 export interface Mover {

@@ -1,6 +1,5 @@
 // Rotation keys that the server never sees, and signing keys that change, by the commands that people type.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,28 +8,9 @@ import { AtpAgent } from '@atproto/api'
 import { until } from '@millisky/server/testing-until'
 import { startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork } from '../../packages/pds/src/testing-network.ts'
+import { run } from './command-line.ts'
 import { verifyingConsumer } from './consumers.ts'
 import { newPlace, ourDaemon } from './migration.ts'
-import { Process } from './network.ts'
-
-interface Ran {
-  code: number | null
-  out: string
-  err: string
-}
-
-async function run(env: Record<string, string>, args: string[]): Promise<Ran> {
-  const process = new Process(args, env)
-  const texts = { out: '', err: '' }
-  process.child.stdout!.on('data', chunk => {
-    texts.out += chunk
-  })
-  process.child.stderr!.on('data', chunk => {
-    texts.err += chunk
-  })
-  await once(process.child, 'close')
-  return { code: process.child.exitCode, ...texts }
-}
 
 test('owners sign what their DIDs say; the server signs commits', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'millisky-keys-'))
@@ -44,7 +24,7 @@ test('owners sign what their DIDs say; the server signs commits', async t => {
   t.after(() => pds.stop())
   const env = { MILLISKY_PDS: place.url, PDS_ADMIN_PASSWORD: 'admin-of-tests', PDS_DID_PLC_URL: plc.url }
   const millisky = async (...args: string[]) => {
-    const ran = await run(env, args)
+    const ran = await run(args, env)
     assert.equal(ran.code, 0, `${args.join(' ')}: ${ran.err}`)
     return ran.out
   }
@@ -60,7 +40,7 @@ test('owners sign what their DIDs say; the server signs commits', async t => {
   const { signingKey } = JSON.parse(await millisky('account', 'reserve-key', '--json'))
   const named = ['--handle', 'alice.pds.test', '--pds', place.url, '--signing-key', signingKey]
   const unsigned = await file('genesis', await millisky('key', 'plc-genesis', ...named, '--rotation-key', rotationKey))
-  const signed = await run(env, ['key', 'sign-plc', unsigned, '--key-file', keyFile])
+  const signed = await run(['key', 'sign-plc', unsigned, '--key-file', keyFile], env)
   assert.equal(signed.code, 0, signed.err)
   const did = signed.err.trim()
   assert.match(did, /^did:plc:[a-z2-7]{24}$/)
@@ -82,7 +62,7 @@ test('owners sign what their DIDs say; the server signs commits', async t => {
   await alice.login({ identifier: 'alice.pds.test', password })
   await alice.post({ text: 'signed with the first key' })
 
-  const refused = await run(env, ['account', 'rotate-key', 'alice.pds.test'])
+  const refused = await run(['account', 'rotate-key', 'alice.pds.test'], env)
   assert.equal(refused.code, 1)
   const waiting = /The key (did:key:\S+) waits/.exec(refused.err)?.[1]
   assert.ok(waiting, refused.err)
@@ -97,6 +77,6 @@ test('owners sign what their DIDs say; the server signs commits', async t => {
   assert.deepEqual(consumer.errors, [], 'each commit fits the key of its time')
 
   const stranger = await file('stranger.key', await millisky('key', 'generate', '--curve', 'p256'))
-  const wrong = await run(env, ['key', 'sign-plc', unsigned, '--key-file', stranger, '--curve', 'p256'])
+  const wrong = await run(['key', 'sign-plc', unsigned, '--key-file', stranger, '--curve', 'p256'], env)
   assert.deepEqual([wrong.code, /none of the operation's rotation keys/.test(wrong.err)], [1, true])
 })

@@ -1,6 +1,5 @@
 // `millisky pds import` on the files of the real reference PDS: what its people had, they have here.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -11,8 +10,9 @@ import { until } from '@millisky/server/testing-until'
 import type { AdoptionReport } from '../../packages/pds/src/adoption/adoption.ts'
 import { startMailbox } from '../../packages/pds/src/testing-mail.ts'
 import { startNetwork } from '../../packages/pds/src/testing-network.ts'
+import { run } from './command-line.ts'
 import { verifyingConsumer } from './consumers.ts'
-import { Daemon, Process } from './network.ts'
+import { Daemon } from './network.ts'
 import { freePort } from './ports.ts'
 import { ReferenceDaemon, withoutReference } from './reference-daemon.ts'
 
@@ -25,10 +25,9 @@ const png = Buffer.from(
 const appView = { PDS_BSKY_APP_VIEW_URL: 'http://127.0.0.1:1', PDS_BSKY_APP_VIEW_DID: 'did:web:app.test' }
 
 async function runImport(...args: string[]): Promise<{ code: number | null; output: string; report: AdoptionReport }> {
-  const process = new Process(['pds', 'import', ...args, '--json'])
-  await once(process.child, 'close')
-  const json = process.output.split('\n').find(line => line.startsWith('{'))
-  return { code: process.child.exitCode, output: process.output, report: json ? JSON.parse(json) : null }
+  const { code, output } = await run(['pds', 'import', ...args, '--json'])
+  const json = output.split('\n').find(line => line.startsWith('{'))
+  return { code, output, report: json ? JSON.parse(json) : null }
 }
 
 async function admin(service: string, method: string, body: object): Promise<Response> {

@@ -66,8 +66,7 @@ export class ReferenceDaemon {
       cwd: referenceFolder,
       env: {
         PATH: process.env.PATH,
-        LOG_ENABLED: 'true',
-        LOG_DESTINATION: '/tmp/reflog',
+        LOG_ENABLED: 'false',
         NODE_ENV: 'test',
         ...this.env,
       },

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { isDeepStrictEqual } from 'node:util'
 import { startOurs, startReference } from './reference.ts'
 import * as accounts from './reference-accounts.ts'
-import { referenceFolder, withoutReference } from './reference-daemon.ts'
+import { withoutReference } from './reference-daemon.ts'
 import { envelopes } from './reference-envelope.ts'
 import { events } from './reference-events.ts'
 import { intended } from './reference-intended.ts'
@@ -14,7 +14,6 @@ import * as services from './reference-services.ts'
 import { ADMIN, type Said, Side } from './reference-side.ts'
 import * as states from './reference-states.ts'
 
-const folder = referenceFolder
 const skip = withoutReference
 
 export async function runAll(side: Side): Promise<void> {
@@ -81,7 +80,7 @@ function differences(ours: Map<string, Said>, theirs: Map<string, Said>): string
 }
 
 async function compare(t: Parameters<typeof startOurs>[0], run: (side: Side) => Promise<void>, env = {}) {
-  const [ours, theirs] = await Promise.all([startOurs(t, env), startReference(t, folder!, env)])
+  const [ours, theirs] = await Promise.all([startOurs(t, env), startReference(t, env)])
   const [a, b] = [new Side(ours), new Side(theirs)]
   await Promise.all([run(a), run(b)])
   const found = differences(a.said, b.said)

@@ -3,11 +3,17 @@ import { until } from '@millisky/server/testing-until'
 import { decodeFrame } from '../../packages/core/src/event.ts'
 import type { Side } from './reference-side.ts'
 
+/** The key of the record that is written last. */
+const LAST = '3kaaaaaaaaa2z'
+
 /** Keeps, for each account, the kinds of its events with what a consumer acts on, and the fields of each kind. */
 export async function events(side: Side): Promise<void> {
   // The stream has one order: who has the last event has all.
-  const { did: last } = await side.signUp('last')
-  const frames = await framesOf(side.server.url, last)
+  const last = await side.signUp('zoelast')
+  const post = { repo: last.did, collection: 'app.bsky.feed.post', rkey: LAST }
+  const record = { $type: post.collection, text: 'the last one', createdAt: '2026-08-20T12:00:00.000Z' }
+  await side.ask('com.atproto.repo.putRecord', { auth: last, body: { ...post, record } })
+  const frames = await framesOf(side.server.url)
   const told = new Map<string, unknown[]>()
   const fields: Record<string, string[]> = {}
   let lastSeq = 0
@@ -38,7 +44,7 @@ function summaryOf(
   return { t, handle, active, status, changes: changes?.sort(), prevData: prevData ? 'a link' : prevData, ...flags }
 }
 
-async function framesOf(url: string, lastDid: string): Promise<Uint8Array[]> {
+async function framesOf(url: string): Promise<Uint8Array[]> {
   const socket = new WebSocket(`${url.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos?cursor=0`)
   socket.binaryType = 'arraybuffer'
   const frames: Uint8Array[] = []
@@ -47,11 +53,7 @@ async function framesOf(url: string, lastDid: string): Promise<Uint8Array[]> {
     socket.onopen = resolve
     socket.onerror = reject
   })
-  const isLast = (bytes: Uint8Array) => {
-    const { t, body } = decodeFrame(bytes) as unknown as { t: string; body: Record<string, unknown> }
-    return t === '#sync' && body.did === lastDid
-  }
-  await until('the last event', () => frames.some(isLast))
+  await until('the last event', () => frames.some(frame => Buffer.from(frame).includes(LAST)))
   socket.close()
   return frames
 }

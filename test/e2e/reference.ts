@@ -1,11 +1,8 @@
 // Two servers to compare: this PDS and the reference's, each with a directory, a mailbox and an app view of its own.
-import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { until } from '@millisky/server/testing-until'
 import { settings as pdsSettings } from '../../packages/pds/src/config.ts'
 import { createPds } from '../../packages/pds/src/main.ts'
 import { type Mailbox, startMailbox } from '../../packages/pds/src/testing-mail.ts'
@@ -14,6 +11,7 @@ import { json, type StandIn, startStandIn } from '../../packages/pds/src/testing
 import { readSettings } from '../../packages/server/src/config.ts'
 import { silentLog } from '../../packages/server/src/trace.ts'
 import { freePort } from './ports.ts'
+import { ReferenceDaemon } from './reference-daemon.ts'
 
 export const ADMIN_PASSWORD = 'admin of tests'
 export const JWT_SECRET = 'a secret that both servers share'
@@ -103,39 +101,12 @@ export async function startOurs(t: Cleanup, extra: Record<string, string> = {}):
   return { ...around, url: `http://localhost:${around.port}` }
 }
 
-const LAUNCH = `
-  const { PDS, envToCfg, envToSecrets, readEnv } = await import('@atproto/pds')
-  const env = readEnv()
-  const pds = await PDS.create(envToCfg(env), envToSecrets(env))
-  await pds.start()
-  process.on('SIGTERM', () => pds.destroy().then(() => process.exit(0)))
-`
-
-/** The reference, installed below a folder. @param folder - Holds `node_modules/@atproto/pds`. */
-export async function startReference(t: Cleanup, folder: string, extra: Record<string, string> = {}): Promise<Server> {
+/** The reference. */
+export async function startReference(t: Cleanup, extra: Record<string, string> = {}): Promise<Server> {
   const { env, ...around } = await startAround(t)
-  const child = spawn(process.execPath, ['--input-type=module', '-e', LAUNCH], {
-    cwd: folder,
-    env: { PATH: process.env.PATH, LOG_ENABLED: 'false', NODE_ENV: 'test', ...env, ...extra },
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  let output = ''
-  child.stderr.on('data', chunk => {
-    output = (output + chunk).slice(-5_000)
-  })
-  t.after(async () => {
-    if (child.exitCode !== null) return
-    const ended = once(child, 'exit')
-    child.kill('SIGTERM')
-    await ended
-  })
-  const url = `http://localhost:${around.port}`
-  await until('the reference', () => {
-    if (child.exitCode !== null) throw new Error(`the reference has ended: ${output}`)
-    return fetch(`${url}/xrpc/_health`).then(
-      response => response.ok,
-      () => false,
-    )
-  })
-  return { ...around, url }
+  const { folder, port, plcUrl } = around
+  const reference = new ReferenceDaemon({ folder, port, plcUrl, env: { ...env, ...extra } })
+  t.after(() => reference.stop())
+  await reference.start()
+  return { ...around, url: reference.url }
 }

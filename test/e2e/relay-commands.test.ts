@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { until } from '@millisky/server/testing-until'
-import { Daemon, type Network, Process, startNetwork } from './network.ts'
+import { commandLine } from './command-line.ts'
+import { Daemon, type Network, startNetwork } from './network.ts'
 import { freePort } from './ports.ts'
 
 const OTHER_PASSWORD = 'other-admin'
@@ -34,19 +35,10 @@ after(async () => {
   await rm(folder, { recursive: true, force: true })
 })
 
-async function millisky(...args: string[]): Promise<{ code: number | null; output: string }> {
-  const env = { MILLISKY_RELAY: network.relay, RELAY_ADMIN_PASSWORD: network.relayAdminPassword }
-  const process = new Process(args, env)
-  await once(process.child, 'close')
-  return { code: process.child.exitCode, output: process.output }
-}
-
-async function json<T>(...args: string[]): Promise<T[]> {
-  const { code, output } = await millisky(...args, '--json')
-  assert.equal(code, 0, output)
-  const lines = output.trim().split('\n')
-  return lines.filter(line => line !== '').map(line => JSON.parse(line) as T)
-}
+const { millisky, json } = commandLine(() => ({
+  MILLISKY_RELAY: network.relay,
+  RELAY_ADMIN_PASSWORD: network.relayAdminPassword,
+}))
 
 /** Without a process for every look. */
 async function isConnected(): Promise<boolean> {

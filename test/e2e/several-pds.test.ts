@@ -79,7 +79,7 @@ function follow(pds: Daemon, cursor: number): { seen: Seen[]; close: () => void 
 /** Whether the commit of a write has come: it is the last that is written. */
 function hasCommit(seen: readonly Seen[], { json }: Reply): boolean {
   const bytes = seen.at(-1)?.bytes
-  return bytes !== undefined && bytes.includes(json.commit.rev)
+  return bytes?.includes(json.commit.rev) === true
 }
 
 /** Seqs rise, and of each account every commit follows the one before. */

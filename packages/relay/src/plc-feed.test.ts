@@ -1,18 +1,17 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { SigningKey } from '@millisky/core/crypto'
+import type { SigningKey } from '@millisky/core/crypto'
 import type { Identity } from '@millisky/core/did'
 import {
   type PlcOperation,
   type PlcUpdate,
   plcCid,
-  plcDidOf,
-  plcGenesis,
   plcTombstone,
   plcUpdate,
   signPlcOperation,
 } from '@millisky/core/plc'
 import type { Did } from '@millisky/core/syntax'
+import { signingKey, strongKey, testGenesis, weakKey } from '@millisky/core/testing-plc'
 import { openDb } from '@millisky/server/db/db'
 import { testDatabases } from '@millisky/server/db/testing'
 import type { ExportLine } from '@millisky/server/identity/plc-export'
@@ -23,20 +22,6 @@ import { createSqlStore } from './store/sql.ts'
 const HOUR = 3_600_000
 const START = Date.parse('2026-01-01T00:00:00Z')
 const NOW = Date.parse('2026-06-01T00:00:00Z')
-const [strong, weak, signing] = [1, 2, 3].map(n =>
-  SigningKey.fromPrivate(n % 2 ? 'k256' : 'p256', new Uint8Array(32).fill(n)),
-) as [SigningKey, SigningKey, SigningKey]
-
-function genesis(n: number): { did: Did; first: PlcUpdate } {
-  const unsigned = plcGenesis({
-    rotationKeys: [strong.didKey, weak.didKey],
-    signingKey: signing.didKey,
-    handle: `a${n}.example.com`,
-    pds: 'https://pds.example.com',
-  })
-  const first = signPlcOperation<PlcUpdate>(unsigned, weak)
-  return { did: plcDidOf(first), first }
-}
 const moved = (last: PlcOperation, host: string, key: SigningKey) =>
   signPlcOperation<PlcUpdate>(
     plcUpdate(last, { services: { atproto_pds: { type: 'AtprotoPersonalDataServer', endpoint: `https://${host}` } } }),
@@ -74,15 +59,15 @@ for (const database of testDatabases()) {
       const { feedOf, pdsOf, revised } = await stage(t)
       const feed = feedOf()
       assert.deepEqual(await feed.position(), { seq: 0, cid: null, trueAt: null })
-      const [a, b] = [genesis(1), genesis(2)]
-      const stolen = moved(a.first, 'thief.example.com', weak)
+      const [a, b] = [testGenesis(1), testGenesis(2)]
+      const stolen = moved(a.first, 'thief.example.com', weakKey)
       await feed.take([line(a.did, a.first, 0), line(b.did, b.first, 1), line(a.did, stolen, 2)], at(null), false)
       assert.equal(await pdsOf(a.did), 'https://thief.example.com')
       const again = feedOf()
       assert.equal((await again.position()).seq, seq)
-      const back = moved(a.first, 'home.example.com', strong)
+      const back = moved(a.first, 'home.example.com', strongKey)
       await again.take(
-        [line(a.did, back, 3), line(b.did, signPlcOperation(plcTombstone(b.first), strong), 4)],
+        [line(a.did, back, 3), line(b.did, signPlcOperation(plcTombstone(b.first), strongKey), 4)],
         at(NOW),
         true,
       )
@@ -94,12 +79,18 @@ for (const database of testDatabases()) {
     test('a fetched identity is newer than what the export tells of the past', async t => {
       const { store, feedOf, pdsOf } = await stage(t)
       const feed = feedOf()
-      const { did, first } = genesis(3)
-      const fetched = { did, at: START + 10 * HOUR, key: signing.didKey, pds: 'https://new.example.com', handle: null }
+      const { did, first } = testGenesis(3)
+      const fetched = {
+        did,
+        at: START + 10 * HOUR,
+        key: signingKey.didKey,
+        pds: 'https://new.example.com',
+        handle: null,
+      }
       await store.identities.put([fetched])
       await feed.take([line(did, first, 0)], at(null), false)
       assert.equal(await pdsOf(did), 'https://new.example.com')
-      const next = moved(first, 'newer.example.com', strong)
+      const next = moved(first, 'newer.example.com', strongKey)
       await feed.take([line(did, next, 11)], at(null), false)
       assert.equal(await pdsOf(did), 'https://newer.example.com')
     })
@@ -107,9 +98,9 @@ for (const database of testDatabases()) {
     test('a DID whose operations break the rules is not spoken for any more, other DIDs are', async t => {
       const { feedOf, pdsOf, forgotten } = await stage(t)
       const feed = feedOf()
-      const [a, b] = [genesis(4), genesis(5)]
-      const forged = moved(a.first, 'thief.example.com', signing)
-      const right = moved(a.first, 'home.example.com', strong)
+      const [a, b] = [testGenesis(4), testGenesis(5)]
+      const forged = moved(a.first, 'thief.example.com', signingKey)
+      const right = moved(a.first, 'home.example.com', strongKey)
       const lines = [line(a.did, a.first, 0), line(a.did, forged, 1), line(b.did, b.first, 2), line(a.did, right, 3)]
       await feed.take([...lines, { seq: ++seq, did: null, problem: 'no DID' }], at(NOW), true)
       assert.deepEqual([await pdsOf(a.did), await pdsOf(b.did)], [undefined, 'https://pds.example.com'])
