@@ -48,6 +48,8 @@ export interface SubscribeSettings {
   pingMs: number
   /** A pinged consumer that neither answers nor takes a batch of events in this time is dropped; default 45 s. */
   deadMs: number
+  /** A consumer that wants to say first what it wants has this long to do so; default 60 s. */
+  helloMs: number
   /** Time for consumers to take the rest when the server stops, and to answer a closing handshake; default 5 s. */
   closeMs: number
 }
@@ -60,6 +62,7 @@ export const SUBSCRIBE_DEFAULTS: Readonly<SubscribeSettings> = {
   stallMs: 60_000,
   pingMs: 25_000,
   deadMs: 45_000,
+  helloMs: 60_000,
   closeMs: 5_000,
 }
 
@@ -300,7 +303,8 @@ export class Subscription {
   /** Waits for where to begin, or for the end. */
   async #begin(consumer: Consumer, begin: Promise<number>): Promise<void> {
     consumer.begun = false
-    const cursor = await Promise.race([begin, consumer.gone])
+    const late = setTimeout(() => consumer.end('misbehaved', 1008, 'No options came in time'), this.#settings.helloMs)
+    const cursor = await Promise.race([begin, consumer.gone]).finally(() => clearTimeout(late))
     if (cursor === undefined || !consumer.open) return
     consumer.cursor = cursor
     consumer.begun = true

@@ -271,6 +271,19 @@ test('with requireHello nothing is sent before the options, which then count', a
   )
 })
 
+test('who wants to say first what it wants, and says nothing, is let go', async t => {
+  const stage = await start(t, { settings: { helloMs: 50 } })
+  // Who need not say anything is not waited for.
+  const usual = await stage.client(JETSTREAM_PATH)
+  const silent = await stage.client(`${JETSTREAM_PATH}?requireHello=true`)
+  silent.socket.send(JSON.stringify({ type: 'something else' }))
+  const { code, reason } = await silent.closed
+  assert.deepEqual([code, reason], [1008, 'No options came in time'])
+  await eventually(() => stage.subscription.list().length === 1)
+  await stage.append(...story())
+  await usual.until(ALL.length)
+})
+
 test('as many collections and DIDs as promised can be asked for', async t => {
   const stage = await start(t)
   const client = await stage.client(`${JETSTREAM_PATH}?requireHello=true`)
