@@ -208,7 +208,7 @@ test('a cursor in the future is an error frame and the end', async () => {
 
 test('a malformed cursor is refused before the handshake', async () => {
   const { port, refusals } = await stage()
-  const bad = ['-1', '1.5', 'x', '', '1e3', '9007199254740992', '99999999999999999', '%201', '1&cursor=2']
+  const bad = ['-1', '1.5', 'x', '1e3', '9007199254740992', '99999999999999999', '%201', '1&cursor=2']
   for (const cursor of bad) {
     const { status, body } = await plain(port, { headers: upgrade, path: `${PATH}?cursor=${cursor}` })
     assert.equal(status, 400, cursor)
