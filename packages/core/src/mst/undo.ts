@@ -115,6 +115,11 @@ function isBelow(a: Uint8Array, aLength: number, b: Uint8Array, bLength: number)
 
 /** The nodes on the way, the root first. */
 const way: Sketch[] = []
+let rootLayer = 0
+/** The nodes on both sides of the target below its own, the upper ones first, and what the keys next to it have in common. */
+const lefts: Sketch[] = []
+const rights: Sketch[] = []
+const shares: number[] = []
 const target = new Uint8Array(MST_KEY_BYTES_MAX)
 let targetLength = 0
 /** What the keys of the next node have to lie between. */
@@ -130,7 +135,7 @@ const made = new Uint8Array(NODE_BYTES_MAX)
  * anything is wrong: then `invert` has the answer. Where there is one, `invert` gives the same of a tree that is loaded with
  * `heights: 'root'`, and throws nothing.
  *
- * Undone are changes of a value, and creations of keys that have a subtree on one side at the most.
+ * Undone are changes of a value, and creations of all keys but the first of a root.
  */
 export function undoOne(root: Cid, blocks: BlockSource, { path, cid, prev }: Op): Cid | null {
   if (cid === null || !root.isCbor || path.length > MST_KEY_BYTES_MAX || prev?.isBlessed === false) return null
@@ -139,7 +144,7 @@ export function undoOne(root: Cid, blocks: BlockSource, { path, cid, prev }: Op)
     if (depth === -1) return null
     const node = way[depth]!
     if (!cid.equals(Cid.view(node.bytes, node.valueAt[node.place]!, CID_BYTES))) return null
-    let length = prev === null ? withoutEntry(node, depth) : withValue(node, prev)
+    let length = prev === null ? withoutEntry(node, depth, blocks) : withValue(node, prev)
     for (let i = depth - 1; i >= 0 && length !== 0; i--) {
       length = length === GONE ? withoutLink(way[i]!) : withDigest(way[i]!, length)
     }
@@ -157,7 +162,6 @@ function find(root: Cid, blocks: BlockSource, path: string): number {
   lowLength = 0
   high[0] = 0x7f
   highLength = 1
-  let layer = 0
   let cid = root
   for (let depth = 0; depth <= MST_HEIGHT_MAX; depth++) {
     const bytes = blocks.get(cid)
@@ -167,11 +171,11 @@ function find(root: Cid, blocks: BlockSource, path: string): number {
     const { count, place, isFound, link } = node
     if (depth === 0) {
       if (count === 0) return -1
-      layer = keyHeight(rootKey(node))
-      if (layer > MST_HEIGHT_MAX) return -1
+      rootLayer = keyHeight(rootKey(node))
+      if (rootLayer > MST_HEIGHT_MAX) return -1
     }
-    if (layer - depth === 0 && node.hasLinks) return -1
-    if (isFound) return keyHeight(path) === layer - depth ? depth : -1
+    if (rootLayer === depth && node.hasLinks) return -1
+    if (isFound) return keyHeight(path) === rootLayer - depth ? depth : -1
     if (link === -1) return -1
     if (place > 0) lowLength = node.copyKey(place - 1, low)
     if (place < count) highLength = node.copyKey(place, high)
@@ -195,37 +199,55 @@ function withValue({ bytes, valueAt, place }: Sketch, value: Cid): number {
 }
 
 /** Makes the node without the entry at the place; gives its length, 0 when that is not all there is to it. */
-function withoutEntry(node: Sketch, depth: number): number {
+function withoutEntry(node: Sketch, depth: number, blocks: BlockSource): number {
   const { bytes, count, place, at, valueAt, linkBehind, link: left } = node
   const right = linkBehind[place]!
-  // A root's first key told on which layer the root is; two subtrees would have to be joined.
-  if ((depth === 0 && place === 0) || (left !== -1 && right !== -1)) return 0
-  if (bytes.length > NODE_BYTES_MAX - 2 * MST_KEY_BYTES_MAX) return 0
-  if (count === 1) return withoutEntries(bytes, left === -1 ? right : left)
+  // A root's first key told on which layer the root is.
+  if ((depth === 0 && place === 0) || bytes.length > NODE_BYTES_MAX - 2 * MST_KEY_BYTES_MAX) return 0
+  const digest = left !== -1 && right !== -1 ? joinAround(node, depth, blocks) : null
+  if (digest === '') return 0
+  if (count === 1) return withoutEntries(bytes, left === -1 ? right : left, digest)
   const begin = writeHead(made, 3, 0x80, count - 1)
+  const shift = begin - at[0]!
   made.set(bytes.subarray(0, 3))
   made.set(bytes.subarray(at[0]!, at[place]!), begin)
-  const length = withoutKey(node, begin + at[place]! - at[0]!)
-  if (right === -1) return length
-  // The subtree behind the key follows what is before it: the node's own link, which stands last, or the last entry's.
-  const slot = place === 0 ? length - 1 : valueAt[place - 1]! - LINK_HEAD - 3 + begin - at[0]!
-  made.copyWithin(slot + LINK_BYTES, slot + 1, length)
-  copyLink(bytes, right, slot)
-  return length + LINK_BYTES - 1
+  const length = withoutKey(node, at[place]! + shift)
+  // The subtree on the left is linked by the last entry before, or by the node itself, at its end.
+  if (digest !== null) writeDigest(digest, place === 0 ? length - CID_BYTES : left + shift)
+  if (left !== -1 || right === -1) return length
+  return fillLink(place === 0 ? length - 1 : nullBefore(valueAt[place - 1]!) + shift, length, bytes, right)
 }
 
 /** Makes what is left of a node with one entry. */
-function withoutEntries(bytes: Uint8Array, link: number): number {
+function withoutEntries(bytes: Uint8Array, link: number, digest: string | null): number {
   if (link === -1) return GONE
   made.set(NO_ENTRIES)
   copyLink(bytes, link, NO_ENTRIES.length)
+  if (digest !== null) writeDigest(digest, NO_ENTRIES.length + LINK_HEAD)
   return NO_ENTRIES.length + LINK_BYTES
 }
 
+/** How an entry begins, up to its key's rest. */
+const ENTRY_KEY = Uint8Array.of(0xa4, 0x61, 0x6b)
+/** How a node without entries begins, up to its link. */
 const NO_ENTRIES = Uint8Array.of(0xa2, 0x61, 0x65, 0x80, 0x61, 0x6c)
 
 function copyLink(bytes: Uint8Array, cidAt: number, to: number): void {
   made.set(bytes.subarray(cidAt - LINK_HEAD, cidAt + CID_BYTES), to)
+}
+
+/** Puts the link where there is none in the node being made; gives the node's length. */
+function fillLink(nullAt: number, length: number, bytes: Uint8Array, cidAt: number): number {
+  made.copyWithin(nullAt + LINK_BYTES, nullAt + 1, length)
+  copyLink(bytes, cidAt, nullAt)
+  return length + LINK_BYTES - 1
+}
+
+/** Of an entry without a subtree behind it, where that would be linked, by where its value's CID is. */
+const nullBefore = (valueAt: number) => valueAt - LINK_HEAD - 3
+
+function writeDigest(digest: string, cidAt: number): void {
+  for (let i = 0; i < 32; i++) made[cidAt + DIGEST_AT + i] = digest.charCodeAt(i)
 }
 
 /** Writes what is behind the entry at the place, from `to` on; gives the offset behind it. */
@@ -239,10 +261,8 @@ function withoutKey({ bytes, count, place, at, prefix, restAt, keyLength }: Sket
   const shared = Math.min(prefix[place]!, prefix[next]!)
   const lent = prefix[next]! - shared
   const rest = keyLength[next]! - prefix[next]!
-  made[to] = 0xa4
-  made[to + 1] = 0x61
-  made[to + 2] = 0x6b
-  to = writeHead(made, to + 3, 0x40, lent + rest)
+  made.set(ENTRY_KEY, to)
+  to = writeHead(made, to + ENTRY_KEY.length, 0x40, lent + rest)
   made.set(bytes.subarray(restAt[place]!, restAt[place]! + lent), to)
   made.set(bytes.subarray(restAt[next]!, restAt[next]! + rest), to + lent)
   to += lent + rest
@@ -261,7 +281,7 @@ function withDigest({ bytes, link }: Sketch, length: number): number {
   if (bytes.length > NODE_BYTES_MAX) return 0
   const digest = sha256Latin1(made.subarray(0, length))
   made.set(bytes)
-  for (let i = 0; i < 32; i++) made[link + DIGEST_AT + i] = digest.charCodeAt(i)
+  writeDigest(digest, link)
   return bytes.length
 }
 
@@ -274,4 +294,79 @@ function withoutLink({ bytes, count, link }: Sketch): number {
   made[at] = NULL
   made.set(bytes.subarray(at + LINK_BYTES), at + 1)
   return bytes.length - LINK_BYTES + 1
+}
+
+/** Joins the subtrees around the entry at the place; gives the digest of what they were one of, empty when they cannot be joined. */
+function joinAround({ bytes, place, link, linkBehind }: Sketch, depth: number, blocks: BlockSource): string {
+  narrow(way[depth]!, place - 1, way[depth]!, place + 1)
+  let [leftCid, rightCid] = [Cid.view(bytes, link, CID_BYTES), Cid.view(bytes, linkBehind[place]!, CID_BYTES)]
+  let pairs = 0
+  for (let layer = rootLayer - depth - 1; ; layer--) {
+    const left = (lefts[pairs] ??= new Sketch())
+    const right = (rights[pairs] ??= new Sketch())
+    if (!readBelow(left, blocks.get(leftCid), layer) || left.place !== left.count) return ''
+    if (!readBelow(right, blocks.get(rightCid), layer) || right.place !== 0 || right.isFound) return ''
+    if (left.bytes.length + right.bytes.length > NODE_BYTES_MAX - MST_KEY_BYTES_MAX) return ''
+    narrow(left, left.count - 1, right, 0)
+    shares[pairs++] = left.count > 0 ? sharedOf(low, lowLength, high, highLength) : 0
+    if (left.link === -1 || right.link === -1) break
+    leftCid = Cid.view(left.bytes, left.link, CID_BYTES)
+    rightCid = Cid.view(right.bytes, right.link, CID_BYTES)
+  }
+  let digest = ''
+  for (let i = pairs - 1; i >= 0; i--) {
+    digest = sha256Latin1(made.subarray(0, joined(lefts[i]!, rights[i]!, shares[i]!, digest)))
+  }
+  return digest
+}
+
+/** Sets what the keys of the next nodes have to lie between, where these entries exist. */
+function narrow(left: Sketch, before: number, right: Sketch, behind: number): void {
+  if (before >= 0) lowLength = left.copyKey(before, low)
+  if (behind < right.count) highLength = right.copyKey(behind, high)
+}
+
+/** Whether there is such a node, and it may be on this layer. */
+function readBelow(node: Sketch, bytes: Uint8Array | undefined, layer: number): boolean {
+  if (bytes === undefined) return false
+  node.read(bytes)
+  return layer === 0 ? node.count > 0 && !node.hasLinks : node.count > 0 || node.hasLinks
+}
+
+function sharedOf(a: Uint8Array, aLength: number, b: Uint8Array, bLength: number): number {
+  const length = Math.min(aLength, bLength)
+  let shared = 0
+  while (shared < length && a[shared] === b[shared]) shared++
+  return shared
+}
+
+/** Makes one node of two; the digest is that of the subtrees between them if both have one there. Gives the length. */
+function joined(left: Sketch, right: Sketch, shared: number, digest: string): number {
+  const { bytes, count, at, valueAt, link } = left
+  let to = writeHead(made, 3, 0x80, count + right.count)
+  const shift = to - at[0]!
+  made.set(bytes.subarray(0, 3))
+  made.set(bytes.subarray(at[0]!, at[count]!), to)
+  to += at[count]! - at[0]!
+  if (link === -1 && right.link !== -1) {
+    to = fillLink(nullBefore(valueAt[count - 1]!) + shift, to, right.bytes, right.link)
+  }
+  if (right.count > 0) to = copyEntries(right, shared, to)
+  made.set(bytes.subarray(at[count]!), to)
+  to += bytes.length - at[count]!
+  if (digest !== '') writeDigest(digest, count === 0 ? to - CID_BYTES : link + shift)
+  return to
+}
+
+/** Writes all entries, the first of which shares so many bytes with the key before; gives the offset behind them. */
+function copyEntries({ bytes, count, at, restAt, keyLength }: Sketch, shared: number, to: number): number {
+  const rest = keyLength[0]! - shared
+  made.set(ENTRY_KEY, to)
+  to = writeHead(made, to + ENTRY_KEY.length, 0x40, rest)
+  // A first entry shares nothing, which takes a byte behind the two of the name.
+  const keyEnd = restAt[0]! + keyLength[0]!
+  made.set(bytes.subarray(keyEnd - rest, keyEnd + 2), to)
+  to = writeHead(made, to + rest + 2, 0x00, shared)
+  made.set(bytes.subarray(keyEnd + 3, at[count]!), to)
+  return to + at[count]! - keyEnd - 3
 }
