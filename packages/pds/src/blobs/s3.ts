@@ -3,12 +3,16 @@
  *
  * An upload that fits into one part stays in memory until it is kept and costs one request; a larger one is sent in parts to
  * `tmp/millisky/` while it comes, and copied on the server's side. So an upload holds a part's bytes at most. Uploads in parts
- * that a crash cut off are invisible and cost space: buckets have a rule for those (`AbortIncompleteMultipartUpload`).
+ * that a crash cut off are invisible and cost space. They are ended with what else is stale; where a service does not list them, or
+ * may not for us, the bucket needs a rule for those (`AbortIncompleteMultipartUpload`).
  */
 import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import {
+  type AbortMultipartUploadRequest,
   type CompletedPart,
+  type ListMultipartUploadsRequest,
+  type MultipartUpload,
   type ObjectIdentifier,
   S3,
   type S3ClientConfig,
@@ -25,6 +29,9 @@ const PART_BYTES = 5 * 1024 * 1024
 /** What one request may delete. Source: S3's DeleteObjects. */
 const KEYS_AT_ONCE = 1_000
 const STAGED_PREFIX = 'tmp/millisky/'
+/** An upload in parts may take as long as this before it is held for what a crash has left. */
+const UPLOAD_MS_MAX = 24 * 3_600_000
+const NOT_IMPLEMENTED = 501
 const CONNECT_TIMEOUT_MS = 5_000
 /** Downloads last as long as their readers take, so there may be many at a time. */
 const SOCKETS_MAX = 512
@@ -88,6 +95,8 @@ class S3Blobs implements BlobDriver {
 
   async discard(staged: string): Promise<void> {
     if (this.#small.delete(staged)) return
+    const [name, UploadId] = staged.split(' ')
+    if (UploadId !== undefined) return this.#abort({ Bucket: this.#bucket, Key: STAGED_PREFIX + name, UploadId })
     await asked(this.#client.deleteObject({ Bucket: this.#bucket, Key: STAGED_PREFIX + staged }))
   }
 
@@ -124,6 +133,9 @@ class S3Blobs implements BlobDriver {
         if (LastModified!.getTime() < cutoff) old.push(Key!.slice(STAGED_PREFIX.length))
       }
     }
+    for await (const { Key, UploadId, Initiated } of this.#uploads()) {
+      if (Initiated!.getTime() < cutoff - UPLOAD_MS_MAX) old.push(`${Key!.slice(STAGED_PREFIX.length)} ${UploadId}`)
+    }
     return old
   }
 
@@ -151,9 +163,28 @@ class S3Blobs implements BlobDriver {
       for await (const part of rest) await send(part)
       await asked(this.#client.completeMultipartUpload({ ...upload, UploadId, MultipartUpload: { Parts } }))
     } catch (error) {
-      // What failed first is what is told; the rule of the bucket takes care of the rest.
-      await this.#client.abortMultipartUpload({ ...upload, UploadId }).catch(() => {})
+      // What failed first is what is told; what is left is stale in time.
+      await this.#abort({ ...upload, UploadId }).catch(() => {})
       throw error
+    }
+  }
+
+  async #abort(upload: AbortMultipartUploadRequest): Promise<void> {
+    try {
+      await asked(this.#client.abortMultipartUpload(upload))
+    } catch (error) {
+      if (!(error instanceof S3ServiceException && error.name === 'NoSuchUpload')) throw error
+    }
+  }
+
+  /** Uploads in parts that are under way or were cut off; none where nobody may know. */
+  async *#uploads(): AsyncGenerator<MultipartUpload> {
+    for (let from: Pick<ListMultipartUploadsRequest, 'KeyMarker' | 'UploadIdMarker'> = {}; ; ) {
+      const wanted = { Bucket: this.#bucket, Prefix: STAGED_PREFIX, ...from }
+      const page = await asked(this.#client.listMultipartUploads(wanted)).catch(passedOver)
+      yield* page?.Uploads ?? []
+      if (!page?.IsTruncated) return
+      from = { KeyMarker: page.NextKeyMarker, UploadIdMarker: page.NextUploadIdMarker }
     }
   }
 
@@ -242,6 +273,13 @@ async function* inParts(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Ar
 const isAbsent = (error: unknown) =>
   error instanceof S3ServiceException && (error.name === 'NoSuchKey' || error.name === 'NotFound')
 
+/** What a service cannot do, or not for us. @throws whatever else went wrong */
+function passedOver(error: unknown): null {
+  const status = error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined
+  if (status === 403 || status === 405 || status === NOT_IMPLEMENTED) return null
+  throw error
+}
+
 /** Names what is not our doing. @throws Unavailable, S3ServiceException if we asked wrongly or may not */
 async function asked<T>(request: Promise<T>): Promise<T> {
   try {
@@ -251,7 +289,7 @@ async function asked<T>(request: Promise<T>): Promise<T> {
     if (name === 'TimeoutError' || name === 'AbortError') throw unavailable('UpstreamTimeout', 'timed out', 504, error)
     const status = (error as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode
     const isNetwork = typeof (error as { code?: unknown }).code === 'string'
-    if (isNetwork || (status !== undefined && status >= 500)) {
+    if (isNetwork || (status !== undefined && status >= 500 && status !== NOT_IMPLEMENTED)) {
       throw unavailable('UpstreamFailure', 'failed', 502, error)
     }
     throw error
