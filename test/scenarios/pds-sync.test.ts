@@ -96,7 +96,13 @@ test('B83 a blob comes with what keeps browsers from harm', async () => {
   const { ref, mimeType, size } = await upload(html, 'text/html')
   const where = { did: alice.did, cid: ref.$link }
   refused(await sync('getBlob', where), 'InvalidRequest', 'Blob not found')
-  assert.equal((await sync('getBlob', where, bearer(alice))).status, 200)
+  for (const [more, status] of [
+    [{}, 200],
+    [{ 'if-none-match': '*' }, 304],
+  ] as const) {
+    const own = await sync('getBlob', where, { ...bearer(alice), ...more })
+    assert.deepEqual([own.status, own.headers.get('cache-control')], [status, 'private, no-store'])
+  }
   assert.deepEqual((await sync('listBlobs', { did: alice.did })).json.cids, [])
   await put('blob', { blob: { $type: 'blob', ref, mimeType, size } })
   const { status, headers, bytes } = await sync('getBlob', where)
@@ -117,6 +123,7 @@ test('B83 a blob comes with what keeps browsers from harm', async () => {
   for (const [name, value] of Object.entries(expected)) assert.equal(head.headers.get(name), value, name)
   const same = await sync('getBlob', where, { 'if-none-match': expected.etag })
   assert.deepEqual([same.status, same.bytes.length], [304, 0])
+  assert.equal(same.headers.get('cache-control'), 'public, max-age=86400, immutable')
   const parts: [range: string, content: string, text: string][] = [
     ['bytes=0-5', `bytes 0-5/${html.length}`, '<html>'],
     ['bytes=31-', `bytes 31-37/${html.length}`, '</html>'],

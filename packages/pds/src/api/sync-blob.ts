@@ -12,6 +12,7 @@ import { assertAvailable } from './availability.ts'
 
 /** What is under a CID never changes; that it is there at all may, so caches ask again after a day. */
 const CACHE_PUBLIC = 'public, max-age=86400, immutable'
+const CACHE_NOT = 'private, no-store'
 
 export interface BlobApiParts {
   store: Store
@@ -30,17 +31,18 @@ export function addBlobApi(xrpc: Xrpc, { store, blobs, access }: BlobApiParts): 
     if (isLoose && !auth.sees(did)) throw notFound()
     const isPublic = !isLoose && statusOf(account) === 'active'
     if (isPublic) reply.removeHeader('vary')
-    return reply304(request, blob) ?? (await send(blobs, account, blob, request, reply, isPublic))
+    return reply304(request, blob, isPublic) ?? (await send(blobs, account, blob, request, reply, isPublic))
   })
 }
 
 const notFound = () => new Refused('InvalidRequest', 'Blob not found')
 const etagOf = (blob: StoredBlob) => `"${blob.cid}"`
 
-function reply304({ headers }: FastifyRequest, blob: StoredBlob): RawReply | undefined {
+function reply304({ headers }: FastifyRequest, blob: StoredBlob, isPublic: boolean): RawReply | undefined {
   const given = headers['if-none-match']
   const matches = given?.split(',').some(tag => tag.trim() === '*' || tag.trim().replace(/^W\//, '') === etagOf(blob))
-  return matches ? raw(undefined, undefined, { etag: etagOf(blob), 'cache-control': CACHE_PUBLIC }, 304) : undefined
+  const cached = { etag: etagOf(blob), 'cache-control': isPublic ? CACHE_PUBLIC : CACHE_NOT }
+  return matches ? raw(undefined, undefined, cached, 304) : undefined
 }
 
 async function send(
@@ -54,7 +56,7 @@ async function send(
   const { cid, size, mimeType } = blob
   const headers: Record<string, string> = {
     'accept-ranges': 'bytes',
-    'cache-control': isPublic ? CACHE_PUBLIC : 'private, no-store',
+    'cache-control': isPublic ? CACHE_PUBLIC : CACHE_NOT,
     'content-disposition': `attachment; filename="${cid}"`,
     'content-security-policy': "default-src 'none'; sandbox",
     'x-content-type-options': 'nosniff',
