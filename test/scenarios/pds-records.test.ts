@@ -493,6 +493,11 @@ test('B80 uploadBlob answers a reference; what the bytes are beats what is said'
     const blob = { $type: 'blob', ref: { $link: await rawCidOf(bytes) }, mimeType, size: bytes.length }
     assert.deepEqual([status, json], [200, { blob }], type)
   }
+  // The same bytes under another type: whatever is answered may be used.
+  for (const type of ['example/one', 'example/two', 'example/three']) {
+    const blob = await upload(Buffer.from('the same'), type)
+    accepted(await create({ record: { blob } }), 'unknown')
+  }
   const nobody = await pds.post(repo('uploadBlob'), PNG, null, { 'content-type': 'image/png' })
   assert.deepEqual(failure(nobody), [401, 'AuthMissing', 'Authentication Required'])
 })

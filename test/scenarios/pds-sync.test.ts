@@ -152,6 +152,10 @@ test('B83 a blob comes with what keeps browsers from harm', async () => {
   assert.deepEqual((await sync('listBlobs', { did: alice.did, cursor: ref.$link })).json, { cids: [] })
   const { rev } = (await sync('getLatestCommit', { did: alice.did })).json
   assert.deepEqual((await sync('listBlobs', { did: alice.did, since: rev })).json, { cids: [] })
+  // It is public for as long as a record refers to it.
+  await put('blob', { nothing: true })
+  assert.deepEqual((await sync('listBlobs', { did: alice.did })).json, { cids: [] })
+  refused(await sync('getBlob', where), 'InvalidRequest', 'Blob not found')
 })
 
 test('B84 getRepo gives a CAR of everything, or of what came after a rev that need not be one', async () => {
