@@ -64,6 +64,26 @@ test('T81 every method and every route wants the password, in either form, and p
   assert.equal((body.entries as Json[]).length, 4)
 })
 
+test('T81 who guesses passwords has to wait, and nobody else does', async t => {
+  const world = await start(t)
+  const ask = (password: string, address: string, path = '/admin/subs/getEnabled') =>
+    fetch(`${world.relay.url}${path}`, {
+      headers: { authorization: `Bearer ${password}`, 'x-forwarded-for': address },
+    })
+  // Routes and methods count together.
+  for (let i = 0; i < 10; i++) {
+    const path = i % 2 ? '/admin/subs/getEnabled' : '/xrpc/net.millisky.relay.admin.getSettings'
+    assert.equal((await ask(`guess ${i}`.replace(' ', '-'), '203.0.113.5', path)).status, 401)
+  }
+  const late = await ask(PASSWORD, '203.0.113.5')
+  assert.deepEqual([late.status, ((await late.json()) as { error: string }).error], [429, 'RateLimitExceeded'])
+  assert.match(late.headers.get('retry-after') ?? '', /^(300|29\d)$/)
+  assert.equal((await ask(PASSWORD, '203.0.113.6')).status, 200)
+  assert.equal((await call(`${world.relay.url}/admin/subs/getEnabled`)).status, 200)
+  // What the public may ask it may go on asking.
+  assert.equal((await ask('x', '203.0.113.5', '/xrpc/com.atproto.sync.listHosts')).status, 200)
+})
+
 test('a host is added, seen, limited, pinned, blocked with a reason, let in again and disconnected', async t => {
   const world = await start(t)
   const pds = await FakePds.start()

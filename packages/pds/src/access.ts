@@ -9,6 +9,7 @@ import { Refused } from '@millisky/core/errors'
 import { sha256 } from '@millisky/core/hash'
 import { readServiceJwt } from '@millisky/core/jwt'
 import { type Did, isDid, type Nsid } from '@millisky/core/syntax'
+import { Guesses } from '@millisky/server/guesses'
 import type { Auth } from '@millisky/server/xrpc'
 import type { FastifyRequest } from 'fastify'
 import type { Access, User, Viewer } from './callers.ts'
@@ -133,13 +134,14 @@ export function createAccess(parts: AccessParts): PdsAccess {
   }
 }
 
-/** Throws unless the request bears the admin's password. */
+/** Throws unless the request bears the admin's password; who guesses has to wait. */
 function adminCheck(password: string | undefined): (request: FastifyRequest) => void {
   const digest = password === undefined ? null : sha256(utf8(password))
+  const guesses = new Guesses()
   return request => {
     const given = basicPassword(request)
     // Hashes are of equal length, which the comparison in constant time asks for.
-    if (digest && given && timingSafeEqual(sha256(given), digest)) return
+    if (digest && given && guesses.check(request, sha256(given), found => timingSafeEqual(found, digest))) return
     throw new Refused('AuthenticationRequired', 'Authentication Required', 401)
   }
 }

@@ -432,7 +432,7 @@ function serve(ground: Ground, serving: Serving) {
   addDirectoryApi(xrpc, { ...serving, store, save: () => serving.fold.save(), now })
   const isConnected = (host: Host) => upstreams.isConnected(host)
   addHostApi(http, xrpc, { hosts, check: serving.check, isConnected, insecure, now })
-  const admin = { ...serving, metrics, store, isConnected, guard: adminGuard(settings.adminPasswords ?? []) }
+  const admin = { ...serving, metrics, store, isConnected, guard: adminGuard(settings.adminPasswords ?? [], now) }
   addAdminMethods(xrpc, admin)
   addAdminApi(http, admin)
   subscription.attach(http.server, SUBSCRIBE_PATH)

@@ -98,7 +98,7 @@ export async function openStage(parts: StageParts): Promise<Stage> {
   })
   const passed = passOn(parts.fetcher, upstream)
   const xrpc = new Xrpc(http, { log, fallback: (request, _reply, nsid) => passed(request, nsid) })
-  const guard = adminGuard(settings.adminPasswords ?? [])
+  const guard = adminGuard(settings.adminPasswords ?? [], now)
   addConsumerMethods(xrpc, { subscription, guard, kick: id => kick(subscription, id) })
   addPages(http, parts, link)
   addAdmin(http, guard, subscription, metrics)

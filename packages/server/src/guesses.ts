@@ -1,0 +1,87 @@
+/**
+ * Wrong passwords of one administrator's account, counted by address: who guesses has to wait, and everybody else does not
+ * notice. In this process alone, for a while, for a bounded number of addresses.
+ *
+ * The same wrong password counts once, so that a script with an old one locks nobody out.
+ */
+import { hex } from '@millisky/core/bytes'
+import { Refused } from '@millisky/core/errors'
+import type { FastifyRequest } from 'fastify'
+import ipaddr from 'ipaddr.js'
+import { addressKey } from './rate.ts'
+
+export interface GuessSettings {
+  /** Different wrong passwords after which an address has to wait; default 10. */
+  max: number
+  /** From the first of them until they are forgotten; default five minutes. */
+  windowMs: number
+  /** Addresses that are remembered; default 10,000. */
+  addressesMax: number
+}
+
+export const GUESS_DEFAULTS: Readonly<GuessSettings> = { max: 10, windowMs: 300_000, addressesMax: 10_000 }
+
+const NEARBY: ReadonlySet<string> = new Set(['loopback', 'private', 'uniqueLocal', 'linkLocal'])
+
+interface Entry {
+  until: number
+  /** The beginnings of hashes. */
+  wrong: Set<string>
+}
+
+export class Guesses {
+  readonly #settings: GuessSettings
+  readonly #now: () => number
+  /** The oldest first. */
+  readonly #entries = new Map<string, Entry>()
+
+  constructor({ now = Date.now, ...settings }: Partial<GuessSettings> & { now?: () => number } = {}) {
+    this.#settings = { ...GUESS_DEFAULTS, ...settings }
+    this.#now = now
+  }
+
+  /** Addresses that are remembered. */
+  get size(): number {
+    return this.#entries.size
+  }
+
+  /**
+   * Asks whether a password is right, unless its address has had too many wrong ones.
+   *
+   * @param digest - SHA-256 of the password that the request bears.
+   * @param isRight - Compares in constant time.
+   * @throws {Refused} 429 `RateLimitExceeded`
+   */
+  check(request: FastifyRequest, digest: Uint8Array, isRight: (digest: Uint8Array) => boolean): boolean {
+    const { max, windowMs, addressesMax } = this.#settings
+    const now = this.#now()
+    const address = addressOf(request)
+    const known = this.#entries.get(address)
+    const entry = known && known.until > now ? known : { until: now + windowMs, wrong: new Set<string>() }
+    if (entry.wrong.size >= max) {
+      const headers = { 'retry-after': String(Math.ceil((entry.until - now) / 1_000)) }
+      throw new Refused('RateLimitExceeded', 'Too many wrong passwords from this address', 429, headers)
+    }
+    if (isRight(digest)) {
+      this.#entries.delete(address)
+      return true
+    }
+    entry.wrong.add(hex(digest.subarray(0, 8)))
+    if (entry !== known) {
+      this.#entries.delete(address)
+      this.#entries.set(address, entry)
+      if (this.#entries.size > addressesMax) this.#entries.delete(this.#entries.keys().next().value!)
+    }
+    return false
+  }
+}
+
+/**
+ * Who is at the other end. A proxy nearby of which the settings do not tell is believed for this: else strangers that come
+ * through it could lock out all others that do.
+ */
+function addressOf({ ip, headers }: FastifyRequest): string {
+  if (!ipaddr.isValid(ip) || !NEARBY.has(ipaddr.process(ip).range())) return addressKey(ip)
+  const said = [headers['x-forwarded-for'] ?? []].flat().join(',').split(',').at(-1)!.trim()
+  return ipaddr.isValid(said) ? addressKey(said) : addressKey(ip)
+}
