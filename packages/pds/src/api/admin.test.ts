@@ -100,6 +100,16 @@ test('every method asks who is calling', async t => {
   assert.deepEqual(failure(nobody), [401, 'UntrustedIss', 'Untrusted issuer'])
 })
 
+test('who guesses the admin password has to wait, and nobody else does', async t => {
+  const pds = await startNetworkedPds(t)
+  const search = (password: string | undefined, address: string) =>
+    get(pds, 'searchAccounts', {}, { ...basic(password), 'x-forwarded-for': address } as never)
+  for (let i = 0; i < 10; i++) assert.equal((await search(`guess ${i}`, '203.0.113.5')).status, 401)
+  const late = await search(undefined, '203.0.113.5')
+  assert.deepEqual([late.status, late.json.error], [429, 'RateLimitExceeded'])
+  assert.equal((await search(undefined, '203.0.113.6')).status, 200)
+})
+
 test('accounts are looked at', async t => {
   const pds = await startNetworkedPds(t)
   const alice = await signUp(pds, 'alice')
