@@ -157,6 +157,8 @@ test('B5 JSON of more than 150 KiB is too large', async () => {
   assert.ok(inflated.length < 10_000)
   assert.deepEqual(failure(await send(inflated, { headers: { 'content-encoding': 'gzip' } })), BIG)
   assertError(await send(padded(200_000)), 413, 'PayloadTooLarge', 'request entity too large')
+  const preferences = [{ $type: 'app.bsky.actor.defs#adultContentPref', enabled: true, pad: 'a'.repeat(160_000) }]
+  assert.deepEqual(failure(await post(pds.url, 'app.bsky.actor.putPreferences', { preferences }, alice.auth)), BIG)
 })
 
 test('B5 JSON that writes records may be of 1,000,000 bytes', async () => {

@@ -14,7 +14,6 @@ const FULL_ACCESS_ONLY = new Set(['app.bsky.actor.defs#personalDetailsPref'])
 /** Made from the birth date for those who may not see that; never kept. */
 const DECLARED_AGE = 'app.bsky.actor.defs#declaredAgePref'
 const PREFERENCES_MAX = 200
-const PREFERENCES_BYTES_MAX = 1_000_000
 
 export interface PreferencesApiParts {
   store: Store
@@ -44,7 +43,7 @@ export function addPreferencesApi(xrpc: Xrpc, { store, access, elsewhere, now }:
   )
   xrpc.procedure(
     putPreferences,
-    { auth: access.session({ unlessTakendown: true }), bodyBytesMax: PREFERENCES_BYTES_MAX, instead: elsewhere },
+    { auth: access.session({ unlessTakendown: true }), instead: elsewhere },
     async ({ input, auth }) => {
       const given = (input.preferences as readonly Obj[]).map(toPreference).filter(({ type }) => type !== DECLARED_AGE)
       if (given.length > PREFERENCES_MAX)
