@@ -9,6 +9,8 @@ import { envelopes } from './reference-envelope.ts'
 import { events } from './reference-events.ts'
 import { intended } from './reference-intended.ts'
 import { askAll } from './reference-matrix.ts'
+import * as moves from './reference-moves.ts'
+import * as passing from './reference-passing.ts'
 import * as records from './reference-records.ts'
 import * as services from './reference-services.ts'
 import { ADMIN, type Said, Side } from './reference-side.ts'
@@ -88,6 +90,22 @@ async function compare(t: Parameters<typeof startOurs>[0], run: (side: Side) => 
 }
 
 test('what people and their apps do', { skip }, t => compare(t, runAll))
+test('who comes and goes with an identity', { skip }, t =>
+  compare(t, async side => {
+    await moves.moves(side)
+    await moves.signatures(side)
+    await moves.webIdentities(side, t)
+    await events(side)
+  }),
+)
+test('what other services are asked and say', { skip }, t =>
+  compare(t, async side => {
+    await passing.answers(side)
+    await passing.requests(side)
+    await passing.fresh(side)
+    await passing.feedsAndReports(side)
+  }),
+)
 test('every method by everybody', { skip }, t => compare(t, runMatrix))
 test('who gets in by invitation', { skip }, t =>
   compare(t, accounts.invitations, { PDS_INVITE_REQUIRED: 'true', PDS_INVITE_INTERVAL: '500' }),

@@ -103,7 +103,7 @@ export class Side {
     })
     const text = await response.text()
     const isJson = response.headers.get('content-type')?.startsWith('application/json')
-    return { status: response.status, headers: response.headers, json: isJson && text ? JSON.parse(text) : null, text }
+    return { status: response.status, headers: response.headers, json: isJson ? parsed(text) : null, text }
   }
 
   /** Asks, keeps what was said under a name of its own, and gives it back for the next step. */
@@ -173,6 +173,7 @@ export class Side {
     for (const [value, name] of this.#names) plain = plain.replaceAll(value, name)
     return plain
       .replace(/\beyJ[\w-]+\.[\w-]+\.[\w-]+/g, '<jwt>')
+      .replace(/(?<![\w-])[\w-]{86}(?![\w-])/g, '<signature>')
       .replace(/\b(bafy|bafk)[a-z2-7]{55}\b/g, '<$1…>')
       .replace(/\bdid:plc:[a-z2-7]{24}\b/g, '<did:plc>')
       .replace(/\bdid:key:z\w+/g, '<did:key>')
@@ -182,6 +183,15 @@ export class Side {
       .replace(/\b[a-z2-7]{5}-[a-z2-7]{5}\b/gi, '<code>')
       .replace(/\b[a-z2-7]{4}(-[a-z2-7]{4}){3}\b/g, '<app password>')
       .replace(/\b\d{13}::/g, '<ms>::')
+  }
+}
+
+/** Null for what is called JSON and is none. */
+function parsed(text: string) {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
   }
 }
 

@@ -14,6 +14,7 @@ import { signServiceJwt } from '@millisky/core/jwt'
 import { asNsid, type Did, type Nsid } from '@millisky/core/syntax'
 import { bodyStream, hasBody } from '@millisky/server/body'
 import type { Exchange, ExchangeOptions } from '@millisky/server/fetch'
+import { addressKey } from '@millisky/server/rate'
 import { type RawReply, raw } from '@millisky/server/xrpc'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { PdsAccess, SessionUser } from './access.ts'
@@ -84,14 +85,15 @@ export interface Passed {
 const TOKEN_SECONDS = 60
 const GET_RECORD = asNsid('com.atproto.repo.getRecord')
 const READ_BYTES_MAX = 2_000_000
-/** Requests to services of the callers' choice that one account may have under way: such a service may be slow on purpose. */
+/** Requests to services of the callers' choice that one caller may have under way: such a service may be slow on purpose. */
 const UNDER_WAY_MAX = 64
 
 /** Passes requests on. */
 export class ServiceProxy {
   readonly targets: Targets
   readonly #parts: ProxyParts
-  readonly #underWay = new Map<Did, number>()
+  /** By account, or address of those who are nobody here. */
+  readonly #underWay = new Map<string, number>()
 
   constructor(parts: ProxyParts) {
     this.#parts = parts
@@ -143,12 +145,13 @@ export class ServiceProxy {
     return this.#send(service, { ...this.#asked(passing), token }, user.did)
   }
 
-  /** Asks the server's own app view for a record of a repository that is not here, without a name. @throws as {@link pass} */
+  /** Asks for a record of a repository that is not here, as {@link pass} but in nobody's name. @throws as {@link pass} */
   readonly foreignRecord = async (request: FastifyRequest, reply: FastifyReply): Promise<RawReply> => {
-    const { appView } = this.targets.services
-    if (!appView) throw new Refused('InvalidRequest', 'Could not locate record')
+    const wanted = this.targets.wanted(request, GET_RECORD)
+    if (!wanted) throw new Refused('InvalidRequest', 'Could not locate record')
+    const service = await this.targets.resolve(wanted)
     const asked = this.#asked({ request, nsid: GET_RECORD, signal: leaving(request, reply) })
-    return passedReply(await this.#send(appView, { ...asked, token: null }))
+    return passedReply(await this.#send(service, { ...asked, token: null }, addressKey(request.ip)))
   }
 
   /** A query of the server's own, in the name of an account or nobody: the JSON text of the answer. @throws as {@link pass} */
@@ -209,24 +212,24 @@ export class ServiceProxy {
     }
   }
 
-  /** Counts one request of an account, until what it returns is called. @throws Refused 429 */
-  #enter(did: Did): () => void {
-    const count = this.#underWay.get(did) ?? 0
+  /** Counts one request of a caller, until what it returns is called. @throws Refused 429 */
+  #enter(caller: string): () => void {
+    const count = this.#underWay.get(caller) ?? 0
     if (count >= UNDER_WAY_MAX) {
       throw new Refused('RateLimitExceeded', 'Too many requests to other services at once', 429, {
         'retry-after': '10',
       })
     }
-    this.#underWay.set(did, count + 1)
+    this.#underWay.set(caller, count + 1)
     return () => {
-      const left = this.#underWay.get(did)! - 1
-      if (left > 0) this.#underWay.set(did, left)
-      else this.#underWay.delete(did)
+      const left = this.#underWay.get(caller)! - 1
+      if (left > 0) this.#underWay.set(caller, left)
+      else this.#underWay.delete(caller)
     }
   }
 
   /** @param asking - Whose requests are counted; nobody's if the server asks for itself. */
-  async #send(service: Service, sending: Sending, asking?: Did): Promise<Passed> {
+  async #send(service: Service, sending: Sending, asking?: string): Promise<Passed> {
     let leave: (() => void) | undefined
     let exchange: Exchange
     try {
