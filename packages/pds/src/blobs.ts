@@ -30,7 +30,7 @@ export interface ByteRange {
 
 /** Where blobs' bytes lie. Operations of one account's blobs do not overlap, see `Lanes`. */
 export interface BlobDriver {
-  /** Takes bytes into a private place under a name of its own, durably. Cleans up if `body` fails. */
+  /** Takes bytes into a private place under a name of its own, durably. The chunks are its own to free. Cleans up if `body` fails. */
   stage(body: AsyncIterable<Uint8Array>): Promise<string>
   /** Makes staged bytes a blob of the account, durably. They are no longer staged then. */
   keep(staged: string, did: Did, cid: Cid): Promise<void>
@@ -214,7 +214,8 @@ class Meter {
       this.#hash.update(chunk)
       this.size += chunk.length
       if (this.#sampled < SAMPLE_BYTES) {
-        this.#sample.push(chunk.slice(0, SAMPLE_BYTES - this.#sampled))
+        // A copy, also of what is a Buffer.
+        this.#sample.push(Uint8Array.from(chunk.subarray(0, SAMPLE_BYTES - this.#sampled)))
         this.#sampled += this.#sample.at(-1)!.length
       }
       yield chunk

@@ -81,14 +81,24 @@ async function writeDurably(file: FileHandle, body: AsyncIterable<Uint8Array>): 
       bytes += chunk.length
       if (bytes < WRITE_BYTES) continue
       await writeAll(file, gathered, bytes)
+      for (const written of gathered) release(written)
       gathered = []
       bytes = 0
     }
     if (bytes > 0) await writeAll(file, gathered, bytes)
+    for (const written of gathered) release(written)
     await file.datasync()
   } finally {
     await file.close()
   }
+}
+
+/**
+ * Frees the memory of a chunk that is alone in it, as those of requests are, instead of waiting for the garbage collector:
+ * it goes through the whole heap whenever 64 MB of such memory have come since, which took a third of an upload.
+ */
+function release({ buffer, byteLength }: Uint8Array): void {
+  if (byteLength > 0 && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer) buffer.transfer(0)
 }
 
 async function writeAll(file: FileHandle, chunks: Uint8Array[], bytes: number): Promise<void> {

@@ -49,7 +49,8 @@ const bob = asDid('did:web:bob.example%3A8080')
 async function* parts(...chunks: (Uint8Array | Error)[]): AsyncGenerator<Uint8Array> {
   for (const chunk of chunks) {
     if (chunk instanceof Error) throw chunk
-    yield chunk
+    // The driver may free what it is given.
+    yield Uint8Array.from(chunk)
   }
 }
 
