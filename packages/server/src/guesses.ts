@@ -4,14 +4,13 @@
  *
  * The same wrong password counts once, so that a script with an old one locks nobody out.
  */
-import { hex } from '@millisky/core/bytes'
 import { Refused } from '@millisky/core/errors'
 import type { FastifyRequest } from 'fastify'
 import ipaddr from 'ipaddr.js'
 import { addressKey } from './rate.ts'
 
 export interface GuessSettings {
-  /** Different wrong passwords after which an address has to wait; default 10. */
+  /** Different wrong passwords after which an address has to wait; default 50. */
   max: number
   /** From the first of them until they are forgotten; default five minutes. */
   windowMs: number
@@ -19,14 +18,14 @@ export interface GuessSettings {
   addressesMax: number
 }
 
-export const GUESS_DEFAULTS: Readonly<GuessSettings> = { max: 10, windowMs: 300_000, addressesMax: 10_000 }
+export const GUESS_DEFAULTS: Readonly<GuessSettings> = { max: 50, windowMs: 300_000, addressesMax: 10_000 }
 
 const NEARBY: ReadonlySet<string> = new Set(['loopback', 'private', 'uniqueLocal', 'linkLocal'])
 
 interface Entry {
   until: number
   /** The beginnings of hashes. */
-  wrong: Set<string>
+  wrong: Set<number>
 }
 
 export class Guesses {
@@ -57,7 +56,7 @@ export class Guesses {
     const now = this.#now()
     const address = addressOf(request)
     const known = this.#entries.get(address)
-    const entry = known && known.until > now ? known : { until: now + windowMs, wrong: new Set<string>() }
+    const entry = known && known.until > now ? known : { until: now + windowMs, wrong: new Set<number>() }
     if (entry.wrong.size >= max) {
       const headers = { 'retry-after': String(Math.ceil((entry.until - now) / 1_000)) }
       throw new Refused('RateLimitExceeded', 'Too many wrong passwords from this address', 429, headers)
@@ -66,7 +65,7 @@ export class Guesses {
       this.#entries.delete(address)
       return true
     }
-    entry.wrong.add(hex(digest.subarray(0, 8)))
+    entry.wrong.add(new DataView(digest.buffer, digest.byteOffset).getUint32(0))
     if (entry !== known) {
       this.#entries.delete(address)
       this.#entries.set(address, entry)
