@@ -372,6 +372,12 @@ test('B75 liking, reposting, following or blocking again takes the older record 
     assert.equal(pds.store.log.head, before + 1, 'one commit')
     assert.deepEqual(await count(), [second.json.uri, kept.json.uri], collection)
     assert.notEqual(first.json.uri, second.json.uri)
+    // Once more under the same key, as a client does that has not heard the answer.
+    const again = accepted(await make(subject, { rkey: keyOf(second) }), 'valid')
+    assert.deepEqual([again.json.uri, again.json.cid], [second.json.uri, second.json.cid])
+    assert.deepEqual(await headOf(user.did), again.json.commit)
+    const taken = await make(subject, { rkey: keyOf(kept) })
+    assert.deepEqual(failure(taken).slice(0, 2), [409, 'RecordAlreadyExists'])
     accepted(await make(subject, { validate: false }), undefined)
     assert.equal((await count()).length, 3, 'unvalidated ones are let be')
   }

@@ -30,7 +30,7 @@ import {
 
 /** One write as a caller wishes it. */
 export type WantedWrite =
-  /** `unique`: an older record of the collection about the same subject is removed in the same commit. */
+  /** `unique`: an older record of the collection about the same subject is removed in the same commit, or changed if it has the key. */
   | { action: 'create'; record: PreparedRecord; unique?: boolean }
   | { action: 'update'; record: PreparedRecord }
   /** Creates or updates; nothing happens if the record is there already, byte for byte. */
@@ -164,20 +164,21 @@ export class Repos {
         addDelete(plan, path)
         continue
       }
-      const action = want.action === 'put' ? (current ? 'update' : 'create') : want.action
-      if (want.action === 'create' && want.unique) await this.#removeOlder(state, plan, want.record)
+      let action = want.action === 'put' ? (current ? 'update' : 'create') : want.action
+      if (want.action === 'create' && want.unique) action = await this.#removeOlder(state, plan, want.record)
       await this.#checkBlobs(state, want.record)
       addRecord(plan, action, want.record)
     }
     return plan.writes.length === 0 ? null : plan
   }
 
-  async #removeOlder(state: RepoState, plan: Plan, { path, subject }: PreparedRecord): Promise<void> {
-    if (subject === null) return
+  /** An older one under the very key is changed: who likes something again by a key of their own may not have heard the first answer. */
+  async #removeOlder(state: RepoState, plan: Plan, { path, subject }: PreparedRecord): Promise<'create' | 'update'> {
+    if (subject === null) return 'create'
     const collection = path.slice(0, path.indexOf('/')) as Nsid
-    for (const older of await this.store.repos.recordsAbout(state.account, collection, subject)) {
-      if (older !== path) addDelete(plan, older)
-    }
+    const found = await this.store.repos.recordsAbout(state.account, collection, subject)
+    for (const older of found) if (older !== path) addDelete(plan, older)
+    return found.includes(path as (typeof found)[number]) ? 'update' : 'create'
   }
 
   async #checkBlobs({ account }: RepoState, { path, blobs }: PreparedRecord): Promise<void> {
