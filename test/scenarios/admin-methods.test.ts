@@ -64,6 +64,19 @@ test('T81 every method and every route wants the password, in either form, and p
   assert.equal((body.entries as Json[]).length, 4)
 })
 
+test('T81 there may be several passwords, with spaces, and a word of one opens nothing', async t => {
+  const world = await start(t, { env: { RELAY_ADMIN_PASSWORD: 'correct horse, battery: staple' } })
+  const statusOf = async (authorization: string) =>
+    (await fetch(`${world.relay.url}/admin/subs/getEnabled`, { headers: { authorization } })).status
+  const basic = (password: string) => `Basic ${Buffer.from(`admin:${password}`).toString('base64')}`
+  for (const password of ['correct horse', 'battery: staple']) {
+    assert.deepEqual([await statusOf(`Bearer ${password}`), await statusOf(basic(password))], [200, 200], password)
+  }
+  for (const password of ['correct', 'horse', 'battery:']) {
+    assert.deepEqual([await statusOf(`Bearer ${password}`), await statusOf(basic(password))], [401, 401], password)
+  }
+})
+
 test('T81 who guesses passwords has to wait, and nobody else does', async t => {
   const world = await start(t)
   const ask = (password: string, address: string, path = '/admin/subs/getEnabled') =>

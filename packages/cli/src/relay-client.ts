@@ -24,7 +24,7 @@ export function relayCommand(group: Command, usage: string, description: string)
 
 export function relayClient({ relay, adminPassword }: Pick<RelayOptions, 'relay' | 'adminPassword'>): XrpcClient {
   // The Relay itself takes several from the same variable.
-  const [password] = adminPassword?.split(/[\s,]+/).filter(Boolean) ?? []
+  const [password] = adminPassword?.split(',').flatMap(one => one.trim() || []) ?? []
   if (password === undefined) {
     throw new Error('the admin password is needed: set RELAY_ADMIN_PASSWORD, or give --admin-password')
   }

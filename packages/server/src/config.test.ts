@@ -26,6 +26,7 @@ const table = defineSettings(
       doc: 'Where to listen.',
     },
     password: { type: 'string', secret: true, env: ['THING_PASSWORD'], flag: '--password', doc: 'Opens doors.' },
+    passwords: { type: 'list', secret: true, env: ['THING_PASSWORDS'], doc: 'Open doors.' },
     key: { type: 'hex', secret: true, length: 4, env: ['THING_KEY'], doc: 'A key.' },
     name: { type: 'string', required: true, env: ['THING_NAME'], doc: 'Its name.' },
     window: { type: 'duration', default: 72 * 3_600_000, env: ['THING_WINDOW'], flag: '--window', doc: 'How | long.' },
@@ -188,6 +189,18 @@ test('an env file fills what the environment leaves open, and a missing one is s
 test('variables that look like ours and are not', () => {
   const env = { ...named, THING_PROT: '1', THING_LEGACY: '1', OTHER: '1' }
   assert.deepEqual(unknownVariables(table, ['THING_'], env), ['THING_PROT'])
+})
+
+test('a secret may have spaces, of which lists otherwise make several', () => {
+  const env = { ...named, THING_PASSWORDS: 'correct horse, battery staple ,', THING_HOSTS: 'a b,c' }
+  const { passwords, hosts } = readSettings(table, [], { env })
+  assert.deepEqual(
+    [passwords, hosts],
+    [
+      ['correct horse', 'battery staple'],
+      ['a', 'b', 'c'],
+    ],
+  )
 })
 
 test('what is shown holds no secret', () => {

@@ -302,7 +302,8 @@ function parse(setting: Setting, text: string): unknown {
         ? text
         : undefined
     case 'list':
-      return text.split(/[\s,]+/).filter(item => item !== '')
+      // A passphrase has spaces, and its words alone are to open nothing.
+      return (setting.secret ? text.split(',').map(item => item.trim()) : text.split(/[\s,]+/)).filter(Boolean)
     case 'hex':
       return /^([0-9a-fA-F]{2})+$/.test(text) && (setting.length === undefined || text.length === 2 * setting.length)
         ? unhex(text.toLowerCase())

@@ -10,7 +10,7 @@ import { isFromRelay } from '../siblings.ts'
 
 /** The password that a request carries, as Bearer or as Basic of the user `admin`; null without one. */
 function passwordOf({ headers }: FastifyRequest): string | null {
-  const [scheme = '', value = ''] = (headers.authorization ?? '').split(' ', 2)
+  const [, scheme = '', value = ''] = /^(\S+) +(.*)$/.exec(headers.authorization ?? '') ?? []
   if (/^bearer$/i.test(scheme)) return value
   if (!/^basic$/i.test(scheme)) return null
   const [, user, password = null] = /^([^:]*):([\s\S]*)$/.exec(Buffer.from(value, 'base64').toString()) ?? []

@@ -152,6 +152,7 @@ function startFollow(parts: StageParts, link: Link, countEnd: (reason: FollowEnd
     onFrames: frames => mirror.take(frames),
     onEnd: ({ reason, detail, error, cause, retryMs }) => {
       countEnd(reason)
+      if (reason === 'stopped') return
       link.lastEnd = `${reason}: ${error ? `${error} ` : ''}${detail}`
       log.warn({ upstream, reason, detail, error, retryMs }, 'the connection to the relay that is followed has ended')
       if (error === 'FutureCursor') onReset(`it has not come as far as ${events.head}`)
