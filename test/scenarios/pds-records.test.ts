@@ -273,6 +273,27 @@ test('B70 B71 a commit has 200 writes and 2 MB at most, a call 1,000,000 bytes',
   const many = (count: number) => Array.from({ length: count }, (_, n) => write('create', { value: { n } }))
   const all = await apply(many(200))
   assert.deepEqual([all.status, all.json.results.length], [200, 200])
+  const checked = await apply([
+    write('create', { rkey: 'batch', value: { a: 1 } }),
+    write('create', { collection: POST, value: { text: 'x', createdAt } }),
+    write('delete', { rkey: keyOf({ json: all.json.results[0] } as Answer) }),
+  ])
+  const kinds = checked.json.results.map((result: Body) => [
+    result.$type,
+    Object.keys(result).length,
+    result.validationStatus,
+  ])
+  assert.deepEqual(kinds, [
+    ['com.atproto.repo.applyWrites#createResult', 4, 'unknown'],
+    ['com.atproto.repo.applyWrites#createResult', 4, 'valid'],
+    ['com.atproto.repo.applyWrites#deleteResult', 1, undefined],
+  ])
+  assert.deepEqual(Object.keys(checked.json.commit).sort(), ['cid', 'rev'])
+  const [updated] = (await apply([write('update', { rkey: 'batch', value: { a: 2 } })], { validate: false })).json
+    .results
+  const uri = `at://${alice.did}/${NOTE}/batch`
+  const cid = await cidOf({ $type: NOTE, a: 2 })
+  assert.deepEqual(updated, { $type: 'com.atproto.repo.applyWrites#updateResult', uri, cid })
   refused(await apply(many(201)), 'Too many writes. Max: 200')
   const large = Array.from({ length: 3 }, (_, i) => {
     const record = { text: `${i}`.repeat(700_000) }
@@ -333,6 +354,18 @@ test('B72 swaps: who believes something else of the head or the record is told w
   const { json } = await read('swap')
   const gone = await remove({ rkey: 'swap', swapRecord: json.cid, swapCommit: third.json.commit.cid })
   assert.deepEqual(await headOf(alice.did), gone.json.commit)
+})
+
+test('B72 of those who believe the same of the head or a record, one is right', async () => {
+  const { json } = await put({ rkey: 'raced', record: { n: 0 } })
+  const [swapCommit, swapRecord] = [json.commit.cid, json.cid]
+  const races = [() => create({ swapCommit }), (n: number) => put({ rkey: 'raced', record: { n }, swapRecord })]
+  for (const race of races) {
+    const answers = await Promise.all([1, 2, 3, 4, 5].map(n => race(n)))
+    const lost = answers.filter(({ status }) => status !== 200)
+    assert.equal(lost.length, 4)
+    for (const answer of lost) refused(answer, /^(Commit|Record) was at bafy/, 'InvalidSwap')
+  }
 })
 
 test('B73 B74 deleting what is not there and putting what is there change nothing', async () => {
