@@ -1,11 +1,9 @@
 // Power cuts in the middle of a write storm: nothing that was acknowledged is lost, nothing that was seen is said anew.
 import assert from 'node:assert/strict'
-import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { Blocks } from '@millisky/core/blocks'
 import { readCar } from '@millisky/core/car'
 import type { Cid } from '@millisky/core/cid'
@@ -13,32 +11,11 @@ import { decodeFrame } from '@millisky/core/event'
 import { verifyRepo } from '@millisky/core/repo'
 import { until } from '@millisky/server/testing-until'
 import { WebSocket } from 'ws'
+import { type Child, killChild, startChild } from './testing-children.ts'
 
 const NAMES = ['alice', 'bob', 'carla', 'dan', 'eve', 'fred']
 const ROUNDS = 3
 const ACKNOWLEDGED = 120
-
-interface Child {
-  process: ChildProcess
-  url: string
-  users: { did: string; token: string }[]
-}
-
-async function start(folder: string): Promise<Child> {
-  const script = fileURLToPath(new URL('testing-child.ts', import.meta.url))
-  const child = fork(script, [folder, ...NAMES])
-  const told = await new Promise<Omit<Child, 'process'>>((resolve, reject) => {
-    child.once('message', message => resolve(message as Omit<Child, 'process'>))
-    child.once('exit', code => reject(new Error(`the PDS ended with ${code}`)))
-  })
-  return { process: child, ...told }
-}
-
-async function kill(child: Child): Promise<void> {
-  const gone = new Promise(resolve => child.process.once('exit', resolve))
-  child.process.kill('SIGKILL')
-  await gone
-}
 
 interface Written {
   uri: string
@@ -103,15 +80,15 @@ test('kill -9 in a write storm', { timeout: 120_000 }, async t => {
   const acknowledged: Written[] = []
   const seen = new Map<number, string>()
   for (let round = 1; round <= ROUNDS; round++) {
-    const child = await start(folder)
+    const child = await startChild(folder, NAMES)
     const { done } = follow(child, seen.size, seen)
     const storming = storm(child, acknowledged)
     while (acknowledged.length < round * ACKNOWLEDGED) await new Promise(resolve => setTimeout(resolve, 5))
-    await kill(child)
+    await killChild(child)
     await Promise.all([done, storming])
   }
-  const child = await start(folder)
-  t.after(() => kill(child))
+  const child = await startChild(folder, NAMES)
+  t.after(() => killChild(child))
   await checkRecords(child, acknowledged)
   // Who has the last event has all of them.
   const { commit: last } = await write(child.url, child.users[0]!, { text: 'the last one' })

@@ -1,7 +1,8 @@
 /**
  * Repositories that come from elsewhere, as CAR files.
  *
- * The file is put aside on disk and looked into from there, so a large one takes no memory but for an index. What is taken
+ * The file is put aside on disk and looked into from there, so a large one takes no memory but for an index. It has no name there:
+ * whatever becomes of this process, nothing of it stays. What is taken
  * over is what the tree reaches from the commit, verified; stray blocks are left. The tree is then signed anew with the
  * account's key here, under a rev above both: an import of another server's key would verify nowhere once the account's
  * identity points here.
@@ -9,8 +10,8 @@
  * Source: account migration guide; pds.md #81 for what clients see.
  */
 import { randomUUID } from 'node:crypto'
-import { closeSync, openSync, readSync } from 'node:fs'
-import { mkdir, open, rm } from 'node:fs/promises'
+import { readSync } from 'node:fs'
+import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { type Block, type BlockSource, Blocks, MissingBlock, overlay } from '@millisky/core/blocks'
@@ -176,27 +177,27 @@ const LENGTH_LIMIT = BLOCK_BYTES_MAX + 1
 
 /** A CAR put aside: its blocks one after the other in a file, their hashes checked (again when read), and where each is. */
 class CarFile implements BlockSource {
-  readonly #path: string
-  readonly #file: number
+  readonly #file: FileHandle
   readonly #places: BlockPlaces
   readonly #root: Cid
 
-  private constructor(path: string, places: BlockPlaces, root: Cid) {
-    this.#path = path
+  private constructor(file: FileHandle, places: BlockPlaces, root: Cid) {
+    this.#file = file
     this.#places = places
     this.#root = root
-    this.#file = openSync(path, 'r')
   }
 
   static async receive(folder: string, body: AsyncIterable<Uint8Array>): Promise<CarFile> {
     await mkdir(folder, { recursive: true })
     const path = join(folder, `${randomUUID()}.import`)
+    const file = await open(path, 'wx+', 0o600)
     try {
-      const { places, roots } = await putAside(path, body)
+      await rm(path)
+      const { places, roots } = await putAside(file, body)
       if (roots.length !== 1) throw new Refused('InvalidRequest', 'expected one root')
-      return new CarFile(path, places, roots[0]!)
+      return new CarFile(file, places, roots[0]!)
     } catch (error) {
-      await rm(path, { force: true })
+      await file.close()
       throw error
     }
   }
@@ -205,7 +206,7 @@ class CarFile implements BlockSource {
     const place = cid.isBlessed ? this.#places.get(cid) : undefined
     if (place === undefined) return undefined
     const bytes = new Uint8Array(place % LENGTH_LIMIT)
-    readSync(this.#file, bytes, 0, bytes.length, Math.floor(place / LENGTH_LIMIT))
+    readSync(this.#file.fd, bytes, 0, bytes.length, Math.floor(place / LENGTH_LIMIT))
     return hashMatches(cid, bytes) ? bytes : undefined
   }
 
@@ -218,29 +219,23 @@ class CarFile implements BlockSource {
     return commit
   }
 
-  async remove(): Promise<void> {
-    closeSync(this.#file)
-    await rm(this.#path, { force: true })
+  remove(): Promise<void> {
+    return this.#file.close()
   }
 }
 
-async function putAside(path: string, body: AsyncIterable<Uint8Array>) {
+async function putAside(file: FileHandle, body: AsyncIterable<Uint8Array>) {
   const places = new BlockPlaces()
   const decoder = new CarDecoder({ blockBytesMax: BLOCK_BYTES_MAX, blocksMax: BLOCKS_MAX })
-  const file = await open(path, 'wx', 0o600)
-  try {
-    let at = 0
-    for await (const chunk of body) {
-      const fresh = decoder.push(chunk).filter(({ cid, bytes }: Block) => {
-        if (!cid.isBlessed || !places.add(cid, at * LENGTH_LIMIT + bytes.length)) return false
-        at += bytes.length
-        return true
-      })
-      if (fresh.length > 0) await file.writev(fresh.map(({ bytes }) => bytes))
-    }
-    decoder.end()
-    return { places, roots: decoder.roots ?? [] }
-  } finally {
-    await file.close()
+  let at = 0
+  for await (const chunk of body) {
+    const fresh = decoder.push(chunk).filter(({ cid, bytes }: Block) => {
+      if (!cid.isBlessed || !places.add(cid, at * LENGTH_LIMIT + bytes.length)) return false
+      at += bytes.length
+      return true
+    })
+    if (fresh.length > 0) await file.writev(fresh.map(({ bytes }) => bytes))
   }
+  decoder.end()
+  return { places, roots: decoder.roots ?? [] }
 }

@@ -1,4 +1,7 @@
-/** A PDS in a process of its own, to be killed: `node testing-child.ts FOLDER USER…`. Tells its URL and its users' tokens. */
+/**
+ * A PDS in a process of its own, to be killed: `node testing-child.ts FOLDER USER…`. Tells its URL and its users' tokens.
+ * A user whose name ends in `-arriving` has an account that is deactivated. A DID that it is sent it activates, and answers with why not, or null.
+ */
 import { createHash } from 'node:crypto'
 import { asDid, asHandle } from '@millisky/core/syntax'
 import { readSettings } from '@millisky/server/config'
@@ -26,10 +29,18 @@ const users = await Promise.all(
     const did = asDid(`did:web:${name}.example`)
     if (!(await pds.store.accounts.byDid(did))) {
       const key = { curve: 'k256' as const, secret: new Uint8Array(createHash('sha256').update(name).digest()) }
-      await pds.lifecycle.open({ did, handle: asHandle(`${name}.test`), email: null, password: null, key })
+      const deactivated = name.endsWith('-arriving')
+      await pds.lifecycle.open({ did, handle: asHandle(`${name}.test`), email: null, password: null, key, deactivated })
     }
     return { did, token: await tokens.access(did, SCOPES.access) }
   }),
 )
 process.on('disconnect', () => process.exit())
+process.on('message', async did => {
+  const why = await pds.lifecycle.activate(asDid(String(did))).then(
+    () => null,
+    error => String(error),
+  )
+  process.send!(why)
+})
 process.send!({ url: pds.url, users })

@@ -151,6 +151,7 @@ async function plain(
       const body = JSON.parse(Buffer.concat(chunks).toString())
       resolve({ status: response.statusCode ?? 0, headers: response.headers, body })
     })
+    request.on('upgrade', () => reject(new Error('the handshake was made')))
     request.on('error', reject).end()
   })
 }
