@@ -173,6 +173,8 @@ test('parameters are parsed, checked, and have their defaults', async () => {
     count: 50,
   })
   assert.deepEqual(await params('message=a&other=1'), { message: 'a', other: '1', count: 50 })
+  // Every object has members of these names.
+  assert.deepEqual(await params('message=a&constructor=1&toString=2'), { message: 'a', count: 50 })
 })
 
 test('parameters that will not do are said with their path', async () => {
@@ -219,7 +221,7 @@ test('unknown methods, wrong verbs, and paths that are none', async () => {
   // Known by name, though not served.
   assert.deepEqual(await errorOf(post('app.bsky.feed.getTimeline')), verb('POST', 'GET'))
   assert.deepEqual(await errorOf(get('chat.bsky.convo.sendMessage')), verb('GET', 'POST'))
-  for (const path of ['nonsense', 'a..b.c', 'io.example.ping/more', '%00']) {
+  for (const path of ['', 'nonsense', 'a..b.c', 'io.example.ping/more', '%00']) {
     const [status, error] = await errorOf(get(path))
     assert.deepEqual([status, error], [400, 'InvalidRequest'], path)
   }
@@ -227,7 +229,7 @@ test('unknown methods, wrong verbs, and paths that are none', async () => {
 })
 
 test('every XRPC reply is open to pages', async () => {
-  for (const path of ['io.example.unknown', 'nonsense', 'io.example.whoami', 'io.example.ping?message=a']) {
+  for (const path of ['io.example.unknown', 'nonsense', '%zz', 'io.example.whoami', 'io.example.ping?message=a']) {
     assert.equal((await get(path)).headers.get('access-control-allow-origin'), '*', path)
   }
 })
@@ -302,8 +304,14 @@ test('a body in JSON with charset, compressed, or in chunks', async () => {
     ['{"name":"a"}', { 'content-type': 'Application/JSON' }],
     [gzipSync('{"name":"a"}'), { 'content-type': 'application/json', 'content-encoding': 'gzip' }],
     [chunked('{"na', 'me":"a"}'), { 'content-type': 'application/json' }],
+    ['\ufeff{"name":"a"}', { 'content-type': 'application/json;charset="UTF8"' }],
   ] as [RequestInit['body'], Record<string, string>][]) {
     assert.deepEqual(await (await post('io.example.echo', body, headers)).json(), { name: 'a' })
+  }
+  for (const charset of ['latin1', 'utf-16', 'nonsense']) {
+    const headers = { 'content-type': `application/json; charset=${charset}` }
+    const expected = [415, 'UnsupportedMediaType', `unsupported charset "${charset.toUpperCase()}"`]
+    assert.deepEqual(await errorOf(post('io.example.echo', '{"name":"a"}', headers)), expected)
   }
 })
 
