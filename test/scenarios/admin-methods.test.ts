@@ -1,6 +1,7 @@
 // The methods of administrators, their older forms as routes, and what sibling relays are told.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { GUESS_DEFAULTS } from '@millisky/server/guesses'
 import { until } from '@millisky/server/testing-until'
 import { FakePds } from '../e2e/fake-pds.ts'
 import { PASSWORD, World, type WorldOptions } from './world.ts'
@@ -84,9 +85,9 @@ test('T81 who guesses passwords has to wait, and nobody else does', async t => {
       headers: { authorization: `Bearer ${password}`, 'x-forwarded-for': address },
     })
   // Routes and methods count together.
-  for (let i = 0; i < 10; i++) {
+  for (let i = 0; i < GUESS_DEFAULTS.max; i++) {
     const path = i % 2 ? '/admin/subs/getEnabled' : '/xrpc/net.millisky.relay.admin.getSettings'
-    assert.equal((await ask(`guess ${i}`.replace(' ', '-'), '203.0.113.5', path)).status, 401)
+    assert.equal((await ask(`guess-${i}`, '203.0.113.5', path)).status, 401)
   }
   const late = await ask(PASSWORD, '203.0.113.5')
   assert.deepEqual([late.status, ((await late.json()) as { error: string }).error], [429, 'RateLimitExceeded'])
