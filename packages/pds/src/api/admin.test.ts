@@ -6,6 +6,7 @@ import { SigningKey } from '@millisky/core/crypto'
 import { signServiceJwt } from '@millisky/core/jwt'
 import { type PlcUpdate, plcDidOf, plcGenesis, signPlcOperation } from '@millisky/core/plc'
 import type { Did, Handle } from '@millisky/core/syntax'
+import { GUESS_DEFAULTS } from '@millisky/server/guesses'
 import { kindsOf } from '../testing-log.ts'
 import { startMailbox } from '../testing-mail.ts'
 import { failure, type NetworkedPds, type Person, signUp, startNetworkedPds } from '../testing-network.ts'
@@ -104,7 +105,9 @@ test('who guesses the admin password has to wait, and nobody else does', async t
   const pds = await startNetworkedPds(t)
   const search = (password: string | undefined, address: string) =>
     get(pds, 'searchAccounts', {}, { ...basic(password), 'x-forwarded-for': address } as never)
-  for (let i = 0; i < 10; i++) assert.equal((await search(`guess ${i}`, '203.0.113.5')).status, 401)
+  for (let i = 0; i < GUESS_DEFAULTS.max; i++) {
+    assert.equal((await search(`guess ${i}`, '203.0.113.5')).status, 401)
+  }
   const late = await search(undefined, '203.0.113.5')
   assert.deepEqual([late.status, late.json.error], [429, 'RateLimitExceeded'])
   assert.equal((await search(undefined, '203.0.113.6')).status, 200)
