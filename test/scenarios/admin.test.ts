@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { after, before, test } from 'node:test'
+import { GUESS_DEFAULTS } from '@millisky/server/guesses'
 import { until } from '@millisky/server/testing-until'
 import type { FakePds } from '../e2e/fake-pds.ts'
 import { World } from './world.ts'
@@ -115,6 +116,26 @@ test('every metric that the page tells of is there', async () => {
     missing.map(([, name]) => name),
     [],
   )
+})
+
+test('whoever is no administrator leaves no trace in the audit log', async () => {
+  const latest = async () =>
+    (await world.get<{ entries: { id: number }[] }>('/admin/audit/list?limit=1')).body.entries[0]?.id
+  const before = await latest()
+  const post = async (path: string, authorization = 'Bearer guess') => {
+    const headers = { authorization, 'x-forwarded-for': '203.0.113.9', 'content-type': 'application/json' }
+    const reply = await fetch(`${world.relay.url}${path}`, { method: 'POST', headers, body: '{' })
+    await reply.body?.cancel()
+    return reply.status
+  }
+  const methods = '/xrpc/net.millisky.relay.admin.blockHost'
+  assert.equal(await post(methods), 401)
+  assert.equal(await post('/admin/pds/block'), 401)
+  // Refused before anybody asks who it is, and without a look at the password.
+  await post(`${methods}?hostname=a&hostname=b&unknown=%ff`)
+  for (let i = 0; i < GUESS_DEFAULTS.max; i++) await post('/admin/pds/block', `Bearer ${i}`)
+  assert.deepEqual([await post('/admin/pds/block', 'Bearer x'), await post(methods, 'Bearer x')], [429, 429])
+  assert.equal(await latest(), before)
 })
 
 test('T81 every change is written down with who made it, refused ones too', async () => {

@@ -1,6 +1,7 @@
 /** Writes down every change that an administrator makes, before it is answered; refused ones too. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { AuditStore } from '../store/store.ts'
+import { isAdministrator } from './admin-auth.ts'
 
 const PARAMS_LENGTH_MAX = 2_000
 /** Methods of administrators. */
@@ -21,7 +22,7 @@ export function addAudit(http: FastifyInstance, { audit, now }: { audit: AuditSt
     if (prefix === null || route.method !== 'POST') return
     const action = route.url.slice(prefix.length)
     route.onSend = async (request: FastifyRequest, reply: FastifyReply, payload: unknown) => {
-      if (reply.statusCode === 401 || reply.statusCode === 403) return payload
+      if (!isAdministrator(request)) return payload
       const body = inputs.get(request) ?? (typeof request.body === 'object' ? request.body : {})
       const params = JSON.stringify({ ...(request.query as object), ...(body as object) }).slice(0, PARAMS_LENGTH_MAX)
       await audit.add({ at: now(), address: request.ip, action, params, status: reply.statusCode })

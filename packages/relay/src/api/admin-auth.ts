@@ -8,6 +8,11 @@ import type { FastifyRequest } from 'fastify'
 import type { Asked } from '../administration.ts'
 import { isFromRelay } from '../siblings.ts'
 
+/** Requests that bore a right password. */
+const proven = new WeakSet<FastifyRequest>()
+
+export const isAdministrator = (request: FastifyRequest): boolean => proven.has(request)
+
 /** The password that a request carries, as Bearer or as Basic of the user `admin`; null without one. */
 function passwordOf({ headers }: FastifyRequest): string | null {
   const [, scheme = '', value = ''] = /^(\S+) +(.*)$/.exec(headers.authorization ?? '') ?? []
@@ -29,7 +34,10 @@ export function adminGuard(passwords: readonly string[], now: () => number): (re
   return request => {
     if (passwords.length === 0) throw new Refused('Forbidden', 'No admin password is set', 403)
     const password = passwordOf(request)
-    if (password !== null && guesses.check(request, sha256(utf8(password)), isRight)) return askedBy(request)
+    if (password !== null && guesses.check(request, sha256(utf8(password)), isRight)) {
+      proven.add(request)
+      return askedBy(request)
+    }
     const headers = { 'www-authenticate': 'Basic realm="admin", charset="UTF-8"' }
     throw new Refused('AuthenticationRequired', 'Invalid admin credentials', 401, headers)
   }
