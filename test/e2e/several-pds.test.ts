@@ -1,171 +1,37 @@
 // Several PDS processes over one PostgreSQL database and one folder of blobs: whichever a client meets, it is one server.
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { Blocks } from '@millisky/core/blocks'
-import { readCar } from '@millisky/core/car'
-import { decodeCommit } from '@millisky/core/commit'
-import { decodeFrame, readCommit } from '@millisky/core/event'
-import { verifyRepo } from '@millisky/core/repo'
-import { settings as plcSettings } from '@millisky/plc/config'
-import { createPlc, type Plc } from '@millisky/plc/main'
-import { readSettings } from '@millisky/server/config'
-import { testDatabases } from '@millisky/server/db/testing'
+import { decodeFrame } from '@millisky/core/event'
 import { until } from '@millisky/server/testing-until'
-import { silentLog } from '@millisky/server/trace'
-import { WebSocket } from 'ws'
-import { Daemon } from './network.ts'
-import { freePort } from './ports.ts'
+import type { Daemon } from './network.ts'
+import {
+  ADMIN,
+  assertWhole,
+  bearer,
+  follow,
+  get,
+  hasCommit,
+  type Person,
+  post,
+  recordsOf,
+  type Several,
+  startSeveral,
+  withoutPostgres,
+} from './several.ts'
 
-const postgres = testDatabases().find(({ name }) => name === 'postgres')!
-const ADMIN = { authorization: `Basic ${Buffer.from('admin:secret').toString('base64')}` }
-const BYPASS = { 'x-ratelimit-bypass': 'tests' }
-const COLLECTION = 'com.example.note'
-
-interface Person {
-  did: string
-  accessJwt: string
-  refreshJwt: string
-  handle: string
-}
-
-interface Reply {
-  status: number
-  headers: Headers
-  // biome-ignore lint/suspicious/noExplicitAny: tests look into it freely
-  json: any
-}
-
-async function ask(pds: Daemon, method: string, init: RequestInit, headers: Record<string, string>): Promise<Reply> {
-  const reply = await fetch(`${pds.url}/xrpc/${method}`, {
-    ...init,
-    headers: { ...BYPASS, ...headers },
-    signal: AbortSignal.timeout(20_000),
-  })
-  const text = await reply.text()
-  const isJson = reply.headers.get('content-type')?.startsWith('application/json')
-  return { status: reply.status, headers: reply.headers, json: isJson ? JSON.parse(text) : text }
-}
-
-const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
-const get = (pds: Daemon, method: string, headers = {}) => ask(pds, method, {}, headers)
-const post = (pds: Daemon, method: string, body?: object, headers = {}) =>
-  ask(
-    pds,
-    `com.atproto.${method}`,
-    { method: 'POST', ...(body ? { body: JSON.stringify(body) } : {}) },
-    { ...(body ? { 'content-type': 'application/json' } : {}), ...headers },
-  )
-
-/** One event as a consumer was shown it. */
-interface Seen {
-  seq: number
-  bytes: string
-}
-
-/** Collects what one process sends, from a cursor. */
-function follow(pds: Daemon, cursor: number): { seen: Seen[]; close: () => void } {
-  const seen: Seen[] = []
-  const socket = new WebSocket(`${pds.url.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos?cursor=${cursor}`)
-  socket.on('error', () => {})
-  socket.on('message', (data: Buffer) => {
-    seen.push({ seq: decodeFrame(data).body.seq as number, bytes: data.toString('latin1') })
-  })
-  return { seen, close: () => socket.terminate() }
-}
-
-/** Whether the commit of a write has come: it is the last that is written. */
-function hasCommit(seen: readonly Seen[], { json }: Reply): boolean {
-  const bytes = seen.at(-1)?.bytes
-  return bytes?.includes(json.commit.rev) === true
-}
-
-/** Seqs rise, and of each account every commit follows the one before. */
-function assertWhole(seen: readonly Seen[]): void {
-  const heads = new Map<string, { rev: string; data: string }>()
-  let last = 0
-  for (const { seq, bytes } of seen) {
-    assert.ok(seq > last, `${seq} after ${last}`)
-    last = seq
-    const { t, body } = decodeFrame(Buffer.from(bytes, 'latin1'))
-    if (t !== '#commit') continue
-    const commit = readCommit(body)
-    const before = heads.get(commit.repo)
-    const { blocks } = readCar(commit.blocks)
-    const signed = decodeCommit(new Blocks(blocks).get(commit.commit)!)
-    if (before) {
-      assert.equal(commit.since, before.rev)
-      assert.equal(String(commit.prevData), before.data)
-    }
-    heads.set(commit.repo, { rev: commit.rev, data: String(signed.data) })
-  }
-}
-
-async function recordsOf(pds: Daemon, did: string): Promise<Map<string, string>> {
-  const reply = await fetch(`${pds.url}/xrpc/com.atproto.sync.getRepo?did=${did}`, { headers: BYPASS })
-  const { roots, blocks } = readCar(new Uint8Array(await reply.arrayBuffer()))
-  const repo = verifyRepo({ root: roots[0]!, blocks: new Blocks(blocks) }, { did: did as never })
-  return new Map([...repo.records].map(({ path, cid }) => [`at://${did}/${path}`, cid.toString()]))
-}
-
-describe('several PDS processes at one database', { skip: postgres.skip, timeout: 300_000 }, () => {
-  const ends: (() => Promise<void>)[] = []
-  let plc: Plc
+describe('several PDS processes at one database', { skip: withoutPostgres, timeout: 300_000 }, () => {
+  let several: Several
   let one: Daemon
   let two: Daemon
-  const signUp = async (pds: Daemon, name: string, more = {}) => {
-    const wanted = { handle: `${name}.pds.example`, email: `${name}@example.com`, password: `${name}-password` }
-    return post(pds, 'server.createAccount', { ...wanted, ...more })
-  }
-  const person = async (name: string) => {
-    const { status, json } = await signUp(one, name)
-    assert.equal(status, 200, JSON.stringify(json))
-    return json as Person
-  }
-  const write = (pds: Daemon, { did, accessJwt }: Person, n: number) =>
-    post(pds, 'repo.createRecord', { repo: did, collection: COLLECTION, record: { n } }, bearer(accessJwt))
+  const signUp: Several['signUp'] = (...args) => several.signUp(...args)
+  const person: Several['person'] = name => several.person(name)
+  const write: Several['write'] = (...args) => several.write(...args)
 
   before(async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'millisky-several-'))
-    const url = await postgres.url({ after: fn => ends.push(fn) })
-    plc = await createPlc(
-      readSettings(plcSettings, [], { env: { PLC_PORT: '0', PLC_DB: ':memory:', PLC_DEV_MODE: 'true' } }),
-      { log: silentLog },
-    )
-    await plc.listen()
-    const start = async (name: string) => {
-      const port = await freePort()
-      const daemon = new Daemon('pds', port, {
-        PDS_PORT: String(port),
-        PDS_HOSTNAME: 'pds.example',
-        PDS_DATA_DIRECTORY: join(folder, name),
-        PDS_BLOBSTORE_DISK_LOCATION: join(folder, 'blobs'),
-        PDS_DATABASE_URL: url,
-        PDS_DEV_MODE: 'true',
-        PDS_DID_PLC_URL: plc.url,
-        PDS_INVITE_REQUIRED: 'false',
-        PDS_ADMIN_PASSWORD: 'secret',
-        PDS_RATE_LIMITS_ENABLED: 'true',
-        PDS_RATE_LIMIT_BYPASS_KEY: 'tests',
-        PDS_PLC_ROTATION_KEY_K256_PRIVATE_KEY_HEX: '11'.repeat(32),
-        LOG_LEVEL: 'info',
-      })
-      await daemon.start()
-      return daemon
-    }
-    const starting = Promise.all([start('one'), start('two')])
-    ends.unshift(async () => {
-      for (const daemon of [one, two]) await daemon?.stop()
-      await plc.close()
-      await rm(folder, { recursive: true, force: true })
-    })
-    ;[one, two] = await starting
+    several = await startSeveral(2)
+    ;[one, two] = several.daemons as [Daemon, Daemon]
   })
-  after(async () => {
-    for (const end of ends) await end()
-  })
+  after(() => several?.end())
 
   test('sessions, invitations, codes and limits hold everywhere', async () => {
     const alice = await person('alice')
