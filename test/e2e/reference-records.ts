@@ -115,6 +115,8 @@ async function batches(side: Side, ann: Someone, cid: string): Promise<void> {
   const large = Array.from({ length: 15 }, (_, i) => one('create', `l${i}`, { t: 'a'.repeat(60_000) }))
   await write('large', large)
   await write('wrong swap', [one('create', 's', {})], { swapCommit: cid })
+  await write('made and changed', [one('create', 'mc', { a: 1 }), one('update', 'mc', { a: 2 })])
+  await write('deleted and made', [one('delete', 'mc'), one('create', 'mc', { a: 3 })])
   await write('the same key twice', [one('create', 'd', {}), one('create', 'd', {})])
 }
 

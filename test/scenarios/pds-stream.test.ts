@@ -292,6 +292,65 @@ test('B93 B95 whoever follows the stream through many writes holds what the repo
   }
 })
 
+test('B93 several writes to one record are told as one', async () => {
+  const user = await pds.user('often')
+  const reader = await new Reader('', pds).opened()
+  const apply = async (...writes: [kind: string, rkey: string, n?: number][]) => {
+    const asked = writes.map(([kind, rkey, n]) => {
+      const $type = `com.atproto.repo.applyWrites#${kind}`
+      return { $type, collection: NOTE, rkey, ...(n === undefined ? {} : { value: { n } }) }
+    })
+    const body = { repo: user.did, writes: asked }
+    const { status, json } = await pds.post('com.atproto.repo.applyWrites', body, user)
+    return {
+      status,
+      error: json.error,
+      kinds: json.results?.map((r: Body) => `${r.$type}`.split('#')[1]),
+      commit: json.commit,
+    }
+  }
+  const kinds = ['createResult', 'updateResult', 'createResult', 'deleteResult']
+  const made = await apply(['create', 'a', 1], ['update', 'a', 2], ['create', 'b', 1], ['delete', 'b'])
+  assert.deepEqual([made.status, made.kinds], [200, kinds])
+  const changed = await apply(['delete', 'a'], ['create', 'a', 3])
+  assert.deepEqual([changed.status, changed.kinds], [200, ['deleteResult', 'createResult']])
+  const frames = await reader.count(2)
+  const told = frames.map(({ body }) => body.ops.map((op: Op) => `${op.action} ${op.path} ${op.prev !== undefined}`))
+  assert.deepEqual(told, [[`create ${NOTE}/a false`], [`update ${NOTE}/a true`]])
+  assert.equal((await apply(['create', 'c', 1], ['delete', 'c'])).commit, undefined)
+  for (const [writes, error] of [
+    [
+      [
+        ['create', 'd', 1],
+        ['create', 'd', 1],
+      ],
+      'RecordAlreadyExists',
+    ],
+    [
+      [
+        ['create', 'a', 1],
+        ['delete', 'a'],
+      ],
+      'RecordAlreadyExists',
+    ],
+    [
+      [
+        ['delete', 'a'],
+        ['update', 'a', 1],
+      ],
+      'RecordNotFound',
+    ],
+    [
+      [
+        ['delete', 'a'],
+        ['delete', 'a'],
+      ],
+      'RecordNotFound',
+    ],
+  ] as const)
+    assert.equal((await apply(...(writes as never as Parameters<typeof apply>))).error, error)
+})
+
 /** Writes of all kinds that succeed, the same in every run. */
 async function randomWrites(on: TestPds, user: TestUser, count: number, seed: number): Promise<void> {
   let state = seed

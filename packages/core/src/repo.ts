@@ -94,7 +94,7 @@ export function apply(change: {
   for (const write of writes) {
     const { action, path } = write
     const prev = tree.get(path)
-    checkExists(write, prev)
+    checkExists(write, prev !== null)
     if (action === 'delete') {
       tree = tree.delete(path)
       ops.push({ action, path, cid: null, prev })
@@ -141,11 +141,12 @@ function checkWrites(writes: readonly Write[]): void {
   }
 }
 
-function checkExists({ action, path }: Write, prev: Cid | null): void {
-  if (action === 'create' && prev !== null) {
+/** @throws Refused when what is to be created is there, or what is to be changed is not */
+export function checkExists({ action, path }: Pick<Write, 'action' | 'path'>, isThere: boolean): void {
+  if (action === 'create' && isThere) {
     throw new Refused('RecordAlreadyExists', `Record already exists: ${path}`, 409)
   }
-  if (action !== 'create' && prev === null) {
+  if (action !== 'create' && !isThere) {
     throw new Refused('RecordNotFound', `Could not find record: ${path}`)
   }
 }

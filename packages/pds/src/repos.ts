@@ -11,11 +11,12 @@ import type { Cid } from '@millisky/core/cid'
 import { SigningKey } from '@millisky/core/crypto'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import { commitEvent, type Event, encodeFrame } from '@millisky/core/event'
-import { apply, type Change, type Head, missing, type Write } from '@millisky/core/repo'
+import { apply, type Change, checkExists, type Head, missing, type Write } from '@millisky/core/repo'
 import type { Datetime, Did, Nsid, Tid } from '@millisky/core/syntax'
 import type { TidClock } from '@millisky/core/tid'
 import type { Lanes } from '@millisky/server/lanes'
 import { NodeCache } from './nodes.ts'
+import { Plan } from './plan.ts'
 import { type PreparedRecord, refersTo } from './records.ts'
 import {
   type AccountId,
@@ -103,7 +104,7 @@ export class Repos {
 
   /** An empty commit: a new rev and signature over the same records, as after a change of key. */
   resign(did: Did): Promise<WriteResult> {
-    return this.lanes.run(did, () => this.#attempt(did, state => this.#commit(state, [], [])))
+    return this.lanes.run(did, () => this.#attempt(did, state => this.#commit(state, [])))
   }
 
   /** Lets go of what is remembered of a repository, after it has been replaced. */
@@ -128,10 +129,8 @@ export class Repos {
 
   #writeInLane(did: Did, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<WriteResult> {
     return this.#attempt(did, async state => {
-      const planned = await this.#plan(state, wanted, swapCommit)
-      if (planned === null) return { commit: null }
-      const { writes, records } = planned
-      return await this.#commit(state, writes, records)
+      const writes = await this.#plan(state, wanted, swapCommit)
+      return writes.length === 0 ? { commit: null } : await this.#commit(state, writes)
     })
   }
 
@@ -149,9 +148,9 @@ export class Repos {
     }
   }
 
-  /** What the wishes come to in the present state; null if nothing. */
-  async #plan(state: RepoState, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<Plan | null> {
-    const plan: Plan = { writes: [], records: [] }
+  /** What the wishes come to in the present state. */
+  async #plan(state: RepoState, wanted: readonly WantedWrite[], swapCommit: Cid | undefined): Promise<RecordWrite[]> {
+    const plan = new Plan()
     if (wanted.length === 0) assertHead(state, swapCommit)
     for (const want of wanted) {
       const path = want.action === 'delete' ? want.path : want.record.path
@@ -161,15 +160,18 @@ export class Repos {
       assertHead(state, swapCommit)
       assertSwap(want, current)
       if (want.action === 'delete') {
-        addDelete(plan, path)
+        plan.add({ action: 'delete', path })
         continue
       }
       let action = want.action === 'put' ? (current ? 'update' : 'create') : want.action
       if (want.action === 'create' && want.unique) action = await this.#removeOlder(state, plan, want.record)
       await this.#checkBlobs(state, want.record)
-      addRecord(plan, action, want.record)
+      plan.add(recordWrite(action, want.record))
     }
-    return plan.writes.length === 0 ? null : plan
+    for (const path of plan.fleeting) {
+      checkExists({ action: 'create', path }, (await this.store.repos.record(state.account, path)) !== null)
+    }
+    return plan.writes
   }
 
   /** An older one under the very key is changed: who likes something again by a key of their own may not have heard the first answer. */
@@ -177,7 +179,7 @@ export class Repos {
     if (subject === null) return 'create'
     const collection = path.slice(0, path.indexOf('/')) as Nsid
     const found = await this.store.repos.recordsAbout(state.account, collection, subject)
-    for (const older of found) if (older !== path) addDelete(plan, older)
+    for (const older of found) if (older !== path) plan.add({ action: 'delete', path: older })
     return found.includes(path as (typeof found)[number]) ? 'update' : 'create'
   }
 
@@ -199,13 +201,13 @@ export class Repos {
     }
   }
 
-  async #commit(state: RepoState, writes: Write[], records: RecordWrite[]): Promise<WriteResult> {
+  async #commit(state: RepoState, writes: RecordWrite[]): Promise<WriteResult> {
     const { account, did, head } = state
     const now = this.#now()
     const key = this.signingKey(state.key)
     const asked = { did, head, blocks: this.#nodes.of(account), writes, rev: this.#tids.next(head.rev), key }
     const change = applyIfLoaded(asked) ?? apply({ ...asked, blocks: await this.#load(state, writes) })
-    await this.#store(account, head, change, records, now)
+    await this.#store(account, head, change, writes, now)
     this.#nodes.apply(account, change)
     this.#onCommit?.()
     return { commit: { cid: change.head.commit, rev: change.head.rev } }
@@ -241,20 +243,9 @@ function applyIfLoaded(asked: Parameters<typeof apply>[0]): Change | null {
   }
 }
 
-interface Plan {
-  writes: Write[]
-  records: RecordWrite[]
-}
-
-function addDelete(plan: Plan, path: string): void {
-  plan.writes.push({ action: 'delete', path })
-  plan.records.push({ action: 'delete', path })
-}
-
-function addRecord(plan: Plan, action: 'create' | 'update', record: PreparedRecord): void {
+function recordWrite(action: 'create' | 'update', record: PreparedRecord): RecordWrite {
   const { path, cid, bytes, blobs, subject } = record
-  plan.writes.push({ action, path, cid, bytes })
-  plan.records.push({ action, path, cid, bytes, blobs: blobs.map(blob => blob.cid), subject })
+  return { action, path, cid, bytes, blobs: blobs.map(blob => blob.cid), subject }
 }
 
 /** Whether what comes of a wish depends on the record that is there. */
