@@ -324,6 +324,22 @@ test('what consumers send is ignored, pings are answered', async () => {
   assert.deepEqual(await client.until(1), [1])
 })
 
+test('a consumer that sends without end is let go', async () => {
+  const { subscription, url, ends } = await stage({ pingMs: 60_000 })
+  for (const [send, count] of [
+    [(client: Client) => client.socket.send('x'), 5_000],
+    [(client: Client) => client.socket.ping(), 5_000],
+    [(client: Client) => client.socket.send(Buffer.alloc(60_000)), 600],
+  ] as const) {
+    const client = new Client(url)
+    await client.opened
+    for (let i = 0; i < count; i++) send(client)
+    await client.closed
+  }
+  await eventually(() => subscription.list().length === 0, 'all are gone')
+  assert.deepEqual(ends, ['misbehaved', 'misbehaved', 'misbehaved'])
+})
+
 test('an idle consumer is pinged; one that answers stays, one that does not is dropped', async () => {
   const { subscription, url, ends } = await stage({ pingMs: 20, deadMs: 60 })
   const [alive, dead] = [new Client(url), new Client(url, { autoPong: false })]

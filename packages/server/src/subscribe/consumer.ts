@@ -31,6 +31,14 @@ export interface ConsumerParts {
   awake: { readonly ms: number }
 }
 
+/**
+ * What a consumer sends is mostly ignored, but costs time to read: so many messages, pings and pongs may come at once, and in a
+ * second in the long run. Large ones count for more.
+ */
+const SAID_BURST = 1_000
+const SAID_PER_SECOND = 100
+const SAID_BYTES = 16_384
+
 /** One connection of an event stream: its socket, its cursor and what the operator sees of it. */
 export class Consumer {
   readonly id: number
@@ -61,6 +69,7 @@ export class Consumer {
   wake: (() => void) | null = null
   #onDrain: (() => void) | null = null
   #memory: Buffer | null = null
+  #said = 0
   readonly #awake: ConsumerParts['awake']
   readonly #close: () => void
 
@@ -78,9 +87,15 @@ export class Consumer {
     const { promise, resolve } = Promise.withResolvers<void>()
     this.gone = promise
     this.#close = resolve
-    const heard = () => {
+    const since = parts.awake.ms
+    const heard = (data: { readonly length: number }) => {
       this.heardAt = this.#awake.ms
       this.pingedAt = 0
+      this.#said += 1 + Math.floor(data.length / SAID_BYTES)
+      if (this.#said <= SAID_BURST + ((this.heardAt - since) / 1_000) * SAID_PER_SECOND) return
+      this.end('misbehaved', 1008, 'Far too many messages')
+      // It is not read to its closing frame.
+      this.client.terminate()
     }
     parts.client.on('pong', heard).on('ping', heard).on('message', heard)
     // A protocol error or a reset: 'close' follows.
