@@ -52,6 +52,11 @@ export async function records(side: Side, ann: Someone): Promise<void> {
   await create('malformed swap', { swapCommit: 'x', record: post('x') })
   await create('unknown kind', { collection: NOTE, record: { a: 1 } })
   await create('unknown kind validated', { collection: NOTE, validate: true, record: { $type: NOTE } })
+  await create('key and record wrong', { rkey: 'self', record: { $type: POST, text: 5 } })
+  for (const collection of ['site.standard.document', 'site.standard.publication', 'site.standard.theme.basic'])
+    await create(`nothing as ${collection}`, { collection, validate: true, record: {} })
+  const site = { site: 'https://a.example', title: 'A', publishedAt: createdAt, content: { $type: 'com.example.text' } }
+  await create('a document', { collection: 'site.standard.document', validate: true, record: site })
   await create('known kind validated', { validate: true, record: post('v') })
   await create('bad collection', { collection: 'x', record: {} })
   const block = { collection: 'app.bsky.graph.block', record: { subject: STRANGER, createdAt } }
@@ -77,6 +82,7 @@ async function puts(side: Side, ann: Someone, cid: string): Promise<void> {
   await put('put where there is one', { swapRecord: null, record: { $type: NOTE, b: 1 } })
   await put('put wrong swap', { swapRecord: cid })
   await put('put wrong commit', { swapCommit: cid })
+  await put('put wrong commit and swap', { swapCommit: cid, swapRecord: OTHER_CID, record: { $type: NOTE, c: 1 } })
   await put('put nothing', { record: undefined })
   await put('put without a key', { rkey: undefined })
   const remove = (name: string, body: Record<string, unknown>) =>
@@ -117,6 +123,7 @@ async function batches(side: Side, ann: Someone, cid: string): Promise<void> {
   await write('wrong swap', [one('create', 's', {})], { swapCommit: cid })
   await write('made and changed', [one('create', 'mc', { a: 1 }), one('update', 'mc', { a: 2 })])
   await write('deleted and made', [one('delete', 'mc'), one('create', 'mc', { a: 3 })])
+  await write('the second is wrong', [one('create', 'ok', {}), one('create', '3jui7kd54zh2b', { text: 5 }, POST)])
   await write('the same key twice', [one('create', 'd', {}), one('create', 'd', {})])
 }
 

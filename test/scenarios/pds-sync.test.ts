@@ -118,6 +118,9 @@ test('B83 a blob comes with what keeps browsers from harm', async () => {
     etag: `"${ref.$link}"`,
   }
   for (const [name, value] of Object.entries(expected)) assert.equal(headers.get(name), value, name)
+  // Players in web pages fetch parts.
+  for (const name of ['ETag', 'Accept-Ranges', 'Content-Range'])
+    assert.ok(headers.get('access-control-expose-headers')!.split(', ').includes(name))
   const url = `${pds.url}/xrpc/com.atproto.sync.getBlob?${new URLSearchParams(where)}`
   const head = await fetch(url, { method: 'HEAD' })
   for (const [name, value] of Object.entries(expected)) assert.equal(head.headers.get(name), value, name)

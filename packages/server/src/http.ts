@@ -49,10 +49,13 @@ export interface HttpOptions {
 
 /** Headers of replies that scripts of web pages may read. Source: pds.md #9 and what clients use. */
 export const EXPOSED_HEADERS = [
+  'Accept-Ranges',
   'Atproto-Content-Labelers',
   'Atproto-Repo-Rev',
   'Atproto-Upstream-Lag',
+  'Content-Range',
   'DPoP-Nonce',
+  'ETag',
   'RateLimit-Limit',
   'RateLimit-Policy',
   'RateLimit-Remaining',

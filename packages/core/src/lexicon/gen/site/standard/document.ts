@@ -15,19 +15,19 @@ export { $nsid }
 /** An article or other text, of a publication or on its own. */
 type Main = {
   $type: 'site.standard.document'
-  site: l.UriString
-  path?: string
-  title: string
-  description?: string
-  coverImage?: l.BlobRef
-  content?: l.Unknown$TypedObject
-  textContent?: string
   bskyPostRef?: RepoStrongRef.Main
+  content?: l.Unknown$TypedObject
   contributors?: Contributor[]
+  coverImage?: l.BlobRef
+  description?: string
   labels?: l.$Typed<LabelDefs.SelfLabels> | l.Unknown$TypedObject
   links?: l.Unknown$TypedObject
-  tags?: string[]
+  path?: string
   publishedAt: l.DatetimeString
+  site: l.UriString
+  tags?: string[]
+  textContent?: string
+  title: string
   updatedAt?: l.DatetimeString
 }
 
@@ -38,26 +38,22 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
   'tid',
   $nsid,
   /*#__PURE__*/ l.object({
-    site: /*#__PURE__*/ l.string({ format: 'uri' }),
-    path: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.string()),
-    title: /*#__PURE__*/ l.string({ maxGraphemes: 500, maxLength: 5000 }),
-    description: /*#__PURE__*/ l.optional(
-      /*#__PURE__*/ l.string({ maxGraphemes: 3000, maxLength: 30000 }),
-    ),
-    coverImage: /*#__PURE__*/ l.optional(
-      /*#__PURE__*/ l.blob({ accept: ['image/*'], maxSize: 1000000 }),
-    ),
-    content: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.typedUnion([], false)),
-    textContent: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.string()),
     bskyPostRef: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.ref<RepoStrongRef.Main>(
         (() => RepoStrongRef.main) as any,
       ),
     ),
+    content: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.typedUnion([], false)),
     contributors: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.array(
         /*#__PURE__*/ l.ref<Contributor>((() => contributor) as any),
       ),
+    ),
+    coverImage: /*#__PURE__*/ l.optional(
+      /*#__PURE__*/ l.blob({ accept: ['image/*'], maxSize: 1000000 }),
+    ),
+    description: /*#__PURE__*/ l.optional(
+      /*#__PURE__*/ l.string({ maxGraphemes: 3000, maxLength: 30000 }),
     ),
     labels: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.typedUnion(
@@ -70,12 +66,16 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
       ),
     ),
     links: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.typedUnion([], false)),
+    path: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.string()),
+    publishedAt: /*#__PURE__*/ l.string({ format: 'datetime' }),
+    site: /*#__PURE__*/ l.string({ format: 'uri' }),
     tags: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.array(
         /*#__PURE__*/ l.string({ maxGraphemes: 128, maxLength: 1280 }),
       ),
     ),
-    publishedAt: /*#__PURE__*/ l.string({ format: 'datetime' }),
+    textContent: /*#__PURE__*/ l.optional(/*#__PURE__*/ l.string()),
+    title: /*#__PURE__*/ l.string({ maxGraphemes: 500, maxLength: 5000 }),
     updatedAt: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.string({ format: 'datetime' }),
     ),

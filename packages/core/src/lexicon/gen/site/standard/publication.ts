@@ -15,13 +15,13 @@ export { $nsid }
 /** A blog, website or other place that documents belong to. */
 type Main = {
   $type: 'site.standard.publication'
-  url: l.UriString
-  name: string
+  basicTheme?: ThemeBasic.Main
   description?: string
   icon?: l.BlobRef
-  basicTheme?: ThemeBasic.Main
   labels?: l.$Typed<LabelDefs.SelfLabels> | l.Unknown$TypedObject
+  name: string
   preferences?: Preferences
+  url: l.UriString
 }
 
 export type { Main }
@@ -31,16 +31,14 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
   'tid',
   $nsid,
   /*#__PURE__*/ l.object({
-    url: /*#__PURE__*/ l.string({ format: 'uri' }),
-    name: /*#__PURE__*/ l.string({ maxGraphemes: 500, maxLength: 5000 }),
+    basicTheme: /*#__PURE__*/ l.optional(
+      /*#__PURE__*/ l.ref<ThemeBasic.Main>((() => ThemeBasic.main) as any),
+    ),
     description: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.string({ maxGraphemes: 3000, maxLength: 30000 }),
     ),
     icon: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.blob({ accept: ['image/*'], maxSize: 1000000 }),
-    ),
-    basicTheme: /*#__PURE__*/ l.optional(
-      /*#__PURE__*/ l.ref<ThemeBasic.Main>((() => ThemeBasic.main) as any),
     ),
     labels: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.typedUnion(
@@ -52,9 +50,11 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
         false,
       ),
     ),
+    name: /*#__PURE__*/ l.string({ maxGraphemes: 500, maxLength: 5000 }),
     preferences: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.ref<Preferences>((() => preferences) as any),
     ),
+    url: /*#__PURE__*/ l.string({ format: 'uri' }),
   }),
 )
 

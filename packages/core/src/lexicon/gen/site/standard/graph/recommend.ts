@@ -13,8 +13,8 @@ export { $nsid }
 /** A recommendation of a document. */
 type Main = {
   $type: 'site.standard.graph.recommend'
-  document: l.AtUriString
   createdAt: l.DatetimeString
+  document: l.AtUriString
 }
 
 export type { Main }
@@ -24,8 +24,8 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
   'tid',
   $nsid,
   /*#__PURE__*/ l.object({
-    document: /*#__PURE__*/ l.string({ format: 'at-uri' }),
     createdAt: /*#__PURE__*/ l.string({ format: 'datetime' }),
+    document: /*#__PURE__*/ l.string({ format: 'at-uri' }),
   }),
 )
 

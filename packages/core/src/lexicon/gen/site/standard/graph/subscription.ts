@@ -13,8 +13,8 @@ export { $nsid }
 /** A subscription to a publication. */
 type Main = {
   $type: 'site.standard.graph.subscription'
-  publication: l.AtUriString
   createdAt?: l.DatetimeString
+  publication: l.AtUriString
 }
 
 export type { Main }
@@ -24,10 +24,10 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
   'tid',
   $nsid,
   /*#__PURE__*/ l.object({
-    publication: /*#__PURE__*/ l.string({ format: 'at-uri' }),
     createdAt: /*#__PURE__*/ l.optional(
       /*#__PURE__*/ l.string({ format: 'datetime' }),
     ),
+    publication: /*#__PURE__*/ l.string({ format: 'at-uri' }),
   }),
 )
 

@@ -14,10 +14,10 @@ export { $nsid }
 /** The colours of a publication. */
 type Main = {
   $type: 'site.standard.theme.basic'
-  background: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
-  foreground: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
   accent: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
   accentForeground: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
+  background: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
+  foreground: l.$Typed<ThemeColor.Rgb> | l.Unknown$TypedObject
 }
 
 export type { Main }
@@ -27,19 +27,19 @@ const main = /*#__PURE__*/ l.record<'tid', Main>(
   'tid',
   $nsid,
   /*#__PURE__*/ l.object({
-    background: /*#__PURE__*/ l.typedUnion(
-      [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
-      false,
-    ),
-    foreground: /*#__PURE__*/ l.typedUnion(
-      [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
-      false,
-    ),
     accent: /*#__PURE__*/ l.typedUnion(
       [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
       false,
     ),
     accentForeground: /*#__PURE__*/ l.typedUnion(
+      [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
+      false,
+    ),
+    background: /*#__PURE__*/ l.typedUnion(
+      [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
+      false,
+    ),
+    foreground: /*#__PURE__*/ l.typedUnion(
       [/*#__PURE__*/ l.typedRef<ThemeColor.Rgb>((() => ThemeColor.rgb) as any)],
       false,
     ),

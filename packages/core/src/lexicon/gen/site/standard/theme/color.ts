@@ -12,9 +12,9 @@ export { $nsid }
 
 type Rgb = {
   $type?: 'site.standard.theme.color#rgb'
-  r: number
-  g: number
   b: number
+  g: number
+  r: number
 }
 
 export type { Rgb }
@@ -23,9 +23,9 @@ const rgb = /*#__PURE__*/ l.typedObject<Rgb>(
   $nsid,
   'rgb',
   /*#__PURE__*/ l.object({
-    r: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
-    g: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
     b: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
+    g: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
+    r: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
   }),
 )
 
@@ -33,10 +33,10 @@ export { rgb }
 
 type Rgba = {
   $type?: 'site.standard.theme.color#rgba'
-  r: number
-  g: number
-  b: number
   a: number
+  b: number
+  g: number
+  r: number
 }
 
 export type { Rgba }
@@ -45,10 +45,10 @@ const rgba = /*#__PURE__*/ l.typedObject<Rgba>(
   $nsid,
   'rgba',
   /*#__PURE__*/ l.object({
-    r: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
-    g: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
-    b: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
     a: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 100 }),
+    b: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
+    g: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
+    r: /*#__PURE__*/ l.integer({ minimum: 0, maximum: 255 }),
   }),
 )
 
