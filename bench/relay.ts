@@ -28,7 +28,7 @@ import { compare, type Measured, machine, printTable } from './measure.ts'
 const ACCOUNTS = 500
 const RECORDS = 1_000
 /** Rounds of one commit of each account. What it takes until everything is compiled is not measured. */
-const WARM_UP = 16
+const WARM_UP = 40
 const MEASURED = 56
 const PACED_WARM_UP = 8
 const PACED = 24

@@ -91,7 +91,14 @@ export function judgeGroup({ prior, jobs }: Group, now: number, keys: Keys): Out
 function known(identity: StatedIdentity | null, keys: Keys): KnownIdentity | null {
   if (identity === null) return null
   const { pds, key, fresh } = identity
-  return { pds, key: key === null ? null : keys.get(key), fresh }
+  return {
+    pds,
+    fresh,
+    // Parsed where it is asked for: what is not signed, or dropped before, needs none.
+    get key() {
+      return key === null ? null : keys.get(key)
+    },
+  }
 }
 
 function judgeOne(
