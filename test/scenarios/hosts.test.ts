@@ -217,6 +217,25 @@ test('T35 without the development switch no loopback, no address, no port and no
   assert.deepEqual([world.relay.hosts.size, pds.connections], [0, 0])
 })
 
+test('T82 who names one unknown host after the other is asked to stop, and nobody else is', async t => {
+  const world = await start(t, {
+    env: { RELAY_ALLOW_INSECURE_HOSTS: 'false', RELAY_TRUST_PROXY: 'loopback', RELAY_NEW_HOSTS_PER_DAY_LIMIT: '1000' },
+    lookup: (_hostname, _options, done) => done(null, [{ address: '127.0.0.1', family: 4 }]),
+  })
+  const ask = (hostname: string, address: string) =>
+    fetch(`${world.relay.url}/xrpc/com.atproto.sync.requestCrawl`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-forwarded-for': address },
+      body: JSON.stringify({ hostname }),
+    })
+  for (let i = 0; i < 60; i++) assert.equal((await ask(`h${i}.example.com`, '203.0.113.5')).status, 400)
+  const late = await ask('more.example.com', '203.0.113.5')
+  assert.deepEqual([late.status, ((await late.json()) as { error: string }).error], [429, 'RateLimitExceeded'])
+  assert.match(late.headers.get('retry-after') ?? '', /^\d+$/)
+  const other = await ask('more.example.com', '203.0.113.6')
+  assert.deepEqual([other.status, ((await other.json()) as { error: string }).error], [400, 'HostNotFound'])
+})
+
 test('T35 a name that leads to a private address is neither asked nor followed', async t => {
   const pds = await FakePds.start()
   t.after(() => pds.close())

@@ -1,6 +1,7 @@
 /** requestCrawl: who may become a host of this relay. */
 import { Refused, Unavailable } from '@millisky/core/errors'
 import type { FetchBytes } from '@millisky/server/fetch'
+import { RateLimit } from '@millisky/server/rate'
 import { type HostName, parseHostname } from './hostname.ts'
 import type { Host, Hosts } from './hosts.ts'
 import type { SettingStore } from './store/store.ts'
@@ -12,6 +13,18 @@ const DESCRIBE_TIMEOUT_MS = 5_000
 const DIAL_AGAIN_MS = 5_000
 /** Checks of unknown hosts under way. */
 const CHECKS_MAX = 50
+/** Unknown hosts that one address may name in five minutes: each costs a request to it, and a place among those checked. */
+const UNKNOWN_MAX = 60
+const UNKNOWN_WINDOW_MS = 300_000
+
+/** Somebody who asks. */
+export interface Asking {
+  byAdmin: boolean
+  /** For administrators: without it, a new host is not asked to describe itself. */
+  check?: boolean
+  /** Who it is, for a limit of its own; see `callerKey`. */
+  from?: string
+}
 
 export interface CrawlParts {
   hosts: Hosts
@@ -31,6 +44,7 @@ export class Crawl {
   readonly #parts: CrawlParts
   /** Unknown hosts being checked, so that many requests for one are one. */
   readonly #checking = new Map<string, Promise<Host>>()
+  readonly #unknown = new RateLimit('request-crawl', { points: UNKNOWN_MAX, windowMs: UNKNOWN_WINDOW_MS })
   #perDay: number
   #isEnabled: boolean
 
@@ -69,11 +83,11 @@ export class Crawl {
   /**
    * Takes up a host, or dials a known one again if it is not connected.
    *
-   * @param options - Without `check`, for administrators, a new host is not asked to describe itself.
    * @throws {Refused} `InvalidRequest`, `HostBanned`, `HostNotFound` (it does not answer as a PDS does), 403 `Forbidden`,
    *   429 `RateLimitExceeded`
    */
-  async request(text: string, { byAdmin, check = true }: { byAdmin: boolean; check?: boolean }): Promise<Host> {
+  async request(text: string, asking: Asking): Promise<Host> {
+    const { byAdmin } = asking
     const { hosts, upstreams, insecure } = this.#parts
     const name = parseHostname(text, { insecure })
     if (!byAdmin && !this.#isEnabled) throw new Refused('Forbidden', 'This relay takes no new hosts by request', 403)
@@ -87,7 +101,7 @@ export class Crawl {
     if (running) return running
     if (this.#checking.size >= CHECKS_MAX)
       throw new Unavailable('NotEnoughResources', 'Too many hosts are being checked')
-    const checking = this.#admit(name, { byAdmin, check }).finally(() => this.#checking.delete(name.hostname))
+    const checking = this.#admit(name, asking).finally(() => this.#checking.delete(name.hostname))
     this.#checking.set(name.hostname, checking)
     return checking
   }
@@ -116,8 +130,9 @@ export class Crawl {
     return true
   }
 
-  async #admit(name: HostName, { byAdmin, check }: { byAdmin: boolean; check: boolean }): Promise<Host> {
+  async #admit(name: HostName, { byAdmin, check = true, from }: Asking): Promise<Host> {
     const { hosts, upstreams } = this.#parts
+    if (from !== undefined) await this.#assertModest(from)
     if (!byAdmin) await this.#assertRoomToday()
     if (check) await assertPds(this.#parts.fetch, name)
     // It may have been banned in the meantime.
@@ -125,6 +140,13 @@ export class Crawl {
     const host = await hosts.create(name, { byAdmin })
     upstreams.connect(host)
     return host
+  }
+
+  async #assertModest(caller: string): Promise<void> {
+    const { isExceeded, resetMs } = await this.#unknown.take(caller)
+    if (!isExceeded) return
+    const headers = { 'retry-after': String(Math.ceil(resetMs / 1_000)) }
+    throw new Refused('RateLimitExceeded', 'This address asks for too many hosts that are not known', 429, headers)
   }
 
   async #assertRoomToday(): Promise<void> {

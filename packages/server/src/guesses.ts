@@ -6,8 +6,7 @@
  */
 import { Refused } from '@millisky/core/errors'
 import type { FastifyRequest } from 'fastify'
-import ipaddr from 'ipaddr.js'
-import { addressKey } from './rate.ts'
+import { callerKey } from './rate.ts'
 
 export interface GuessSettings {
   /** Different wrong passwords after which an address has to wait; default 50. */
@@ -19,8 +18,6 @@ export interface GuessSettings {
 }
 
 export const GUESS_DEFAULTS: Readonly<GuessSettings> = { max: 50, windowMs: 300_000, addressesMax: 10_000 }
-
-const NEARBY: ReadonlySet<string> = new Set(['loopback', 'private', 'uniqueLocal', 'linkLocal'])
 
 interface Entry {
   until: number
@@ -54,7 +51,7 @@ export class Guesses {
   check(request: FastifyRequest, digest: Uint8Array, isRight: (digest: Uint8Array) => boolean): boolean {
     const { max, windowMs, addressesMax } = this.#settings
     const now = this.#now()
-    const address = addressOf(request)
+    const address = callerKey(request)
     const known = this.#entries.get(address)
     const entry = known && known.until > now ? known : { until: now + windowMs, wrong: new Set<number>() }
     if (entry.wrong.size >= max) {
@@ -73,14 +70,4 @@ export class Guesses {
     }
     return false
   }
-}
-
-/**
- * Who is at the other end. A proxy nearby of which the settings do not tell is believed for this: else strangers that come
- * through it could lock out all others that do.
- */
-function addressOf({ ip, headers }: FastifyRequest): string {
-  if (!ipaddr.isValid(ip) || !NEARBY.has(ipaddr.process(ip).range())) return addressKey(ip)
-  const said = [headers['x-forwarded-for'] ?? []].flat().join(',').split(',').at(-1)!.trim()
-  return ipaddr.isValid(said) ? addressKey(said) : addressKey(ip)
 }

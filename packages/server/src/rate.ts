@@ -117,6 +117,18 @@ export function addressKey(ip: string): string {
     .join(':')}::/64`
 }
 
+const NEARBY: ReadonlySet<string> = new Set(['loopback', 'private', 'uniqueLocal', 'linkLocal'])
+
+/**
+ * The key of the address at the other end. A proxy nearby of which the settings do not tell is believed for this: else
+ * strangers who come through it could use up what all others have that do.
+ */
+export function callerKey({ ip, headers }: Pick<FastifyRequest, 'ip' | 'headers'>): string {
+  if (!ipaddr.isValid(ip) || !NEARBY.has(ipaddr.process(ip).range())) return addressKey(ip)
+  const said = [headers['x-forwarded-for'] ?? []].flat().join(',').split(',').at(-1)!.trim()
+  return ipaddr.isValid(said) ? addressKey(said) : addressKey(ip)
+}
+
 /** Who is never limited. */
 export interface RateBypass {
   /** Value of the header `x-ratelimit-bypass`. */

@@ -4,9 +4,9 @@ import { Refused } from '@millisky/core/errors'
 import { main as checkHost } from '@millisky/core/lexicon/gen/net/millisky/relay/checkHost'
 import { main as getHostReport } from '@millisky/core/lexicon/gen/net/millisky/relay/getHostReport'
 import type { Did } from '@millisky/core/syntax'
-import { addressKey, RateLimit } from '@millisky/server/rate'
+import { callerKey, RateLimit } from '@millisky/server/rate'
 import type { Xrpc } from '@millisky/server/xrpc'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { HostCheck } from '../check.ts'
 import { parseHostname } from '../hostname.ts'
 import type { Host, Hosts } from '../hosts.ts'
@@ -32,7 +32,7 @@ export function addHostApi(http: FastifyInstance, xrpc: Xrpc, parts: HostApiPart
   }
   xrpc.query(getHostReport, ({ params }) => reportOf(find(params.hostname), parts))
   const limit = new RateLimit('check-host', { points: CHECKS_A_MINUTE, windowMs: 60_000 })
-  const rates = [{ limit, key: ({ request }: { request: { ip: string } }) => addressKey(request.ip) }]
+  const rates = [{ limit, key: ({ request }: { request: FastifyRequest }) => callerKey(request) }]
   xrpc.procedure(checkHost, { rates }, ({ input }) => check.run(input.hostname))
   http.get<{ Params: { hostname: string } }>('/hosts/:hostname', (request, reply) => {
     const page = pageOf(reportOf(find(request.params.hostname), parts))

@@ -9,6 +9,7 @@ import { main as listHosts } from '@millisky/core/lexicon/gen/com/atproto/sync/l
 import { main as listRepos } from '@millisky/core/lexicon/gen/com/atproto/sync/listRepos'
 import { main as requestCrawl } from '@millisky/core/lexicon/gen/com/atproto/sync/requestCrawl'
 import { type Did, isDid } from '@millisky/core/syntax'
+import { callerKey } from '@millisky/server/rate'
 import { notWebSocket } from '@millisky/server/upgrade'
 import { raw, type Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -49,7 +50,9 @@ export function addSyncApi(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiPart
 function addHostMethods(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiParts): void {
   const { hosts, crawl, siblings, insecure } = parts
   const ask = async (name: string, request: FastifyRequest): Promise<void> => {
-    const { hostname } = await crawl.request(name, { byAdmin: false })
+    // In development all hosts are on one machine.
+    const from = insecure ? {} : { from: callerKey(request) }
+    const { hostname } = await crawl.request(name, { byAdmin: false, ...from })
     if (!isFromRelay(request.headers)) await siblings.tellCrawl(hostname)
   }
   xrpc.procedure(requestCrawl, ({ input, request }) => ask(input.hostname, request))
