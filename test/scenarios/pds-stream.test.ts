@@ -211,7 +211,7 @@ interface Mirror {
 /** Undoes a commit's operations on the part of the tree that came with it, by somebody else's code. */
 async function undone(blocks: BlockMap, data: never, ops: Op[]): Promise<string> {
   let tree = MST.load(new MemoryBlockstore(blocks), data)
-  for (const { action, path, prev, cid } of ops.toReversed()) {
+  for (const { action, path, prev, cid } of ops) {
     if (action !== 'delete') assert.equal(`${await tree.get(path)}`, cid!.$link)
     if (action === 'create') tree = await tree.delete(path)
     else if (action === 'update') tree = await tree.update(path, CID.parse(prev!.$link) as never)
@@ -259,7 +259,11 @@ async function follow(mirror: Mirror, { body }: Frame, key: string): Promise<voi
     else mirror.records.delete(path)
     if (cid) assert.ok(blocks.has(CID.parse(cid.$link) as never), 'the record comes along')
   }
-  if (mirror.data) assert.equal(await undone(blocks, CID.parse(commit.data.$link) as never, ops), mirror.data)
+  // Backwards, and as deployed relays do it: deletions first, then by path.
+  const isFirst = ({ action }: Op) => (action === 'delete' ? 0 : 1)
+  const byPath = ops.toSorted((a, b) => isFirst(a) - isFirst(b) || (a.path < b.path ? -1 : 1))
+  for (const order of mirror.data ? [ops.toReversed(), byPath] : [])
+    assert.equal(await undone(blocks, CID.parse(commit.data.$link) as never, order), mirror.data)
   mirror.rev = body.rev
   mirror.data = commit.data.$link
 }
