@@ -193,6 +193,42 @@ test('B84 getRepo gives a CAR of everything, or of what came after a rev that ne
   refused(await sync('getRepo', {}), 'InvalidRequest', /Missing required key "did"/)
 })
 
+test('B84 what came after a rev completes what was there at it, whatever happened between', async () => {
+  const user = await pds.user('turbulent')
+  const blocksOf = async (since?: string) => {
+    const { bytes } = await sync('getRepo', { did: user.did, since })
+    return new Set((await readCarWithRoot(bytes)).blocks.cids().map(String))
+  }
+  const history: [rev: string, blocks: Set<string>][] = []
+  const there = new Set<string>()
+  for (let n = 0; n < 30; n++) {
+    // Keys come and go, and with them what was there before, also under other keys.
+    const keys = [0, 1, 2].map(i => `k${(n * 7 + i * 5) % 23}`)
+    const writes = keys.map(rkey => {
+      const kind = !there.has(rkey) ? 'create' : n % 3 === 0 ? 'update' : 'delete'
+      const value = kind === 'delete' ? {} : { value: { n: n % 4 } }
+      there[kind === 'delete' ? 'delete' : 'add'](rkey)
+      return { $type: `com.atproto.repo.applyWrites#${kind}`, collection: NOTE, rkey, ...value }
+    })
+    const { json } = await pds.post('com.atproto.repo.applyWrites', { repo: user.did, writes }, user)
+    history.push([json.commit.rev, await blocksOf()])
+  }
+  const now = history.at(-1)![1]
+  for (const [rev, before] of history) {
+    const since = await blocksOf(rev)
+    assert.deepEqual(
+      [...now].filter(cid => !before.has(cid) && !since.has(cid)),
+      [],
+      `missing since ${rev}`,
+    )
+    assert.deepEqual(
+      [...since].filter(cid => !now.has(cid)),
+      [],
+      `too much since ${rev}`,
+    )
+  }
+})
+
 test('B81 B84 each export comes back as the same tree in another server', async () => {
   const other = await startTestPds(later)
   const user = await pds.user('mover')
