@@ -10,8 +10,6 @@ const FRONT_LENGTH_MAX = 18
 export interface HandleRules {
   /** Each with a leading dot. */
   domains: readonly string[]
-  /** Also handles under `.test`. */
-  development: boolean
 }
 
 /** Whether it lies below one of the server's own domains. */
@@ -35,7 +33,8 @@ export function checkHandle(wanted: string, rules: HandleRules, { anyValid = fal
   if (!isHandle(text)) throw new Refused('InvalidHandle', 'Input/handle must be a valid handle')
   const handle = normalizeHandle(text)
   const domain = rules.domains.find(domain => handle.endsWith(domain))
-  const isPossible = isResolvableHandle(handle, { allowTest: rules.development }) || isOwnName(handle, rules)
+  // Nobody has a name below `.test` outside of development; that is found out when it is resolved.
+  const isPossible = isResolvableHandle(handle, { allowTest: true }) || isOwnName(handle, rules)
   if (!isPossible) throw new Refused('InvalidHandle', 'Handle TLD is invalid or disallowed')
   if (!anyValid && hasSlur(handle)) throw new Refused('InvalidHandle', 'Inappropriate language in handle')
   if (domain === undefined) return handle

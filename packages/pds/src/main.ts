@@ -371,7 +371,7 @@ interface MethodParts extends Core, Outside {
 async function addMethods(parts: MethodParts): Promise<void> {
   const { settings, names, store, repos, blobs, log, now, http, fetch, trustedFetch, version } = parts
   const { devMode, adminPassword } = settings
-  const handles = { domains: names.handleDomains, development: devMode }
+  const handles = { domains: names.handleDomains }
   const identities: Identities = new Identities({
     plcUrl: settings.plcUrl,
     fetch,
