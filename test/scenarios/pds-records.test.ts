@@ -152,7 +152,13 @@ test('B66 what JSON says is what the bytes hold, and comes back', async () => {
 
 test('B66 what is not of the data model is not written', async () => {
   const bad = ['1.5', '1e-3', '1e400', '9223372036854775808', '1e300', '"\\ud800"', '{"\\udfff":1}']
-  bad.push(`{"$link":"${SOME_CID}","a":1}`, '{"$link":"x"}', '{"$link":1}', `{"$link":"${SOME_CID.toUpperCase()}"}`)
+  bad.push(
+    '{"__proto__":{"a":1}}',
+    `{"$link":"${SOME_CID}","a":1}`,
+    '{"$link":"x"}',
+    '{"$link":1}',
+    `{"$link":"${SOME_CID.toUpperCase()}"}`,
+  )
   bad.push(
     '{"$bytes":"AQ","a":1}',
     '{"$bytes":1}',

@@ -136,6 +136,8 @@ test('what is not of the data model cannot be written', () => {
   for (const beyond of [2n ** 63n, -(2n ** 63n) - 1n]) {
     assert.match(refusal(() => prepare(UNKNOWN, { x: [{ beyond }] }, false)).message, /^Integer beyond 64 bits: -?\d+$/)
   }
+  const proto = JSON.parse('{"x":[{"__proto__":{"a":1}}]}') as Obj
+  assert.equal(refusal(() => prepare(UNKNOWN, proto, false)).message, 'Invalid key: __proto__')
   let nested: Obj = {}
   for (let i = 0; i < 40; i++) nested = { nested }
   assert.throws(() => prepare(UNKNOWN, nested, false), Malformed)

@@ -54,7 +54,7 @@ export interface RecordInput {
 export function prepareRecord(input: RecordInput): PreparedRecord {
   const { collection, rkey: given, record, validate, at = 'record', nextRkey } = input
   const value = withType(collection, record)
-  assertIntegers(value)
+  assertReadable(value)
   const schema = recordSchema(collection)
   const rkey = given ?? fixedKey(schema) ?? nextRkey()
   if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
@@ -79,10 +79,15 @@ export function prepareRecord(input: RecordInput): PreparedRecord {
 
 const invalid = (message: string) => new Refused('InvalidRequest', message)
 
-/** Integers have a sign and 64 bits, though JSON and CBOR can say one more. Source: data model spec. */
-function assertIntegers(value: Value): void {
+/**
+ * Refuses what readers choke on: integers that have more than a sign and 63 bits, which JSON and CBOR can say and the data
+ * model does not have; and a key at which the SDKs give up the whole reply that it is in.
+ */
+function assertReadable(value: Value): void {
   if (typeof value === 'bigint' && BigInt.asIntN(64, value) !== value) throw invalid(`Integer beyond 64 bits: ${value}`)
-  if (isContainer(value)) for (const inner of Object.values(value)) assertIntegers(inner)
+  if (!isContainer(value)) return
+  if (Object.hasOwn(value, '__proto__')) throw invalid('Invalid key: __proto__')
+  for (const inner of Object.values(value)) assertReadable(inner)
 }
 
 function withType(collection: Nsid, record: Obj): Obj {
