@@ -4,7 +4,7 @@ import { isDisposableEmailDomain } from 'disposable-email-domains-js'
 import { type Account, type Store, Taken } from './store/store.ts'
 
 const ADDRESS =
-  /^(?!\.|.*\.[.@])[^\s\p{Cc}@<>()[\],;:"\\]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9])$/u
+  /^(?!\.|.*\.[.@])[^\s\p{Cc}@<>()[\],;:"\\]{1,64}@((?:[\p{L}\p{N}](?:[\p{L}\p{N}-]{0,61}[\p{L}\p{N}])?\.)+\p{L}(?:[\p{L}\p{N}-]*[\p{L}\p{N}])?)$/u
 const LENGTH_MAX = 254
 
 /**
