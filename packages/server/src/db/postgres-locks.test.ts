@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as wait } from 'node:timers/promises'
 import { Unavailable } from '@millisky/core/errors'
+import pg from 'pg'
 import { Lanes } from '../lanes.ts'
+import { until } from '../testing-until.ts'
 import { createLocks, type NamedLocks } from './postgres-locks.ts'
 import { testDatabases } from './testing.ts'
 
@@ -23,25 +25,53 @@ async function openTwo(t: Cleanup): Promise<[NamedLocks, NamedLocks]> {
   return [...locks]
 }
 
+/** A database, and a connection to look at it. */
+async function openAdmin(t: Cleanup): Promise<{ url: string; admin: pg.Client }> {
+  const ends: (() => Promise<void>)[] = []
+  const url = await postgres.url({ after: fn => ends.push(fn) })
+  const admin = new pg.Client(url)
+  await admin.connect()
+  t.after(async () => {
+    await admin.end()
+    for (const end of ends) await end()
+  })
+  return { url, admin }
+}
+
 describe('locks by name', { skip: postgres.skip }, () => {
-  test('lanes of two processes run one task of a key at a time, and each its turn', async t => {
+  test('lanes of two processes run one task of a key at a time', async t => {
     const [one, two] = await openTwo(t)
     const lanes = [one, two].map(locks => new Lanes({ hold: name => locks.acquire(name) }))
     const running = new Map<string, number>()
-    const order: number[] = []
-    const task = (key: string, which: number) => async () => {
+    let done = 0
+    const task = (key: string) => async () => {
       running.set(key, (running.get(key) ?? 0) + 1)
       assert.equal(running.get(key), 1)
       await wait(1)
-      if (key === 'a') order.push(which)
+      done++
       running.set(key, 0)
     }
-    // Both know the database, and have waited there once.
-    await Promise.all([...lanes, ...lanes].map(each => each.run('first', () => wait(20))))
     const keys = ['a', 'b', 'c']
-    await Promise.all(Array.from({ length: 90 }, (_, n) => lanes[n % 2]!.run(keys[n % 3]!, task(keys[n % 3]!, n % 2))))
-    assert.equal(order.length, 30)
-    assert.ok(order.slice(0, 12).includes(0) && order.slice(0, 12).includes(1), 'neither waits for all of the other')
+    await Promise.all(Array.from({ length: 90 }, (_, n) => lanes[n % 2]!.run(keys[n % 3]!, task(keys[n % 3]!))))
+    assert.equal(done, 90)
+  })
+
+  test('who waits in another process comes before who asks later', async t => {
+    const { url, admin } = await openAdmin(t)
+    const locks = [createLocks(url), createLocks(url)] as const
+    const [one, two] = locks.map(each => new Lanes({ hold: name => each.acquire(name) })) as [Lanes, Lanes]
+    const order: string[] = []
+    const gate = Promise.withResolvers<void>()
+    const first = one.run('a', () => gate.promise)
+    const others = two.run('a', () => void order.push('two'))
+    const waiters = `select 1 from pg_locks where locktype = 'advisory' and not granted
+      and database = (select oid from pg_database where datname = current_database())`
+    await until('it waits', async () => (await admin.query(waiters)).rowCount === 1)
+    const later = one.run('a', () => void order.push('one'))
+    gate.resolve()
+    await Promise.all([first, others, later])
+    assert.deepEqual(order, ['two', 'one'])
+    for (const each of locks) await each.close()
   })
 
   test('a task that fails lets go', async t => {
@@ -68,6 +98,41 @@ describe('locks by name', { skip: postgres.skip }, () => {
     assert.equal(isHeld, false)
     await one.close()
     await waiting
+  })
+
+  test('connections that are lost are replaced by one, and none is left open', async t => {
+    const { url, admin } = await openAdmin(t)
+    const locks = createLocks(url)
+    const mine = "datname = current_database() and application_name = 'millisky locks'"
+    const open = async () => (await admin.query(`select pid from pg_stat_activity where ${mine}`)).rowCount ?? 0
+    let stop = false
+    // Some are always about to ask, so that a new connection is made before the old one is gone for good.
+    const asking = Array.from({ length: 8 }, async (_, n) => {
+      while (!stop) {
+        await locks.acquire(`key ${n}`).then(
+          release => release(),
+          error => assert.ok(error instanceof Unavailable),
+        )
+        await new Promise(setImmediate)
+      }
+    })
+    for (let cut = 0; cut < 10; cut++) {
+      await until('there is a connection', open)
+      await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity where ${mine}`)
+    }
+    const works = () =>
+      locks.acquire('after').then(
+        release => {
+          release()
+          return true
+        },
+        () => false,
+      )
+    await until('it works again', works)
+    stop = true
+    await Promise.all(asking)
+    await locks.close()
+    await until('none is left', async () => (await open()) === 0)
   })
 
   test('a database that does not answer is unavailable', async () => {

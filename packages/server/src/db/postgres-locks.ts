@@ -30,22 +30,21 @@ const UNLOCK = { name: 'ms_lock_release', text: `select pg_advisory_unlock(${KEY
 export function createLocks(url: string): NamedLocks {
   let shared: Promise<pg.Client> | null = null
   let waiting: pg.Pool | null = null
-  const connect = async () => {
+  const connect = () => {
     // Nearly always nobody else wants the same, so one connection serves all; questions follow each other without a wait.
     const client = new pg.Client({ ...settings(url), pipeline: true })
+    const connection = client.connect().then(() => client)
     const lost = () => {
-      shared = null
+      // What is heard of an old connection says nothing of the one that is in its place by then.
+      if (shared === connection) shared = null
     }
     client.on('error', lost)
     client.on('end', lost)
-    await client.connect()
-    return client
+    connection.catch(lost)
+    return connection
   }
   const client = () => {
-    shared ??= connect().catch(error => {
-      shared = null
-      throw error
-    })
+    shared ??= connect()
     return shared
   }
   const wait = async (values: [string]): Promise<Release> => {
