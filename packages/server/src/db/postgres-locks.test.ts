@@ -61,8 +61,12 @@ describe('locks by name', { skip: postgres.skip }, () => {
     const locks = [createLocks(url), createLocks(url)] as const
     const [one, two] = locks.map(each => new Lanes({ hold: name => each.acquire(name) })) as [Lanes, Lanes]
     const order: string[] = []
-    const gate = Promise.withResolvers<void>()
-    const first = one.run('a', () => gate.promise)
+    const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    const first = one.run('a', () => {
+      begun.resolve()
+      return gate.promise
+    })
+    await begun.promise
     const others = two.run('a', () => void order.push('two'))
     const waiters = `select 1 from pg_locks where locktype = 'advisory' and not granted
       and database = (select oid from pg_database where datname = current_database())`
