@@ -174,6 +174,20 @@ test('hosts, limits and bans come from relays of other kinds, too', async t => {
   assert.equal(asked.at(-1), '/xrpc/com.atproto.sync.listHosts')
 })
 
+test('the accounts that a Relay knows are a list of DIDs, for other commands and other relays', async () => {
+  const at = ['--relay', network.relay]
+  const made = ['--pds', network.pds, '--admin-password', network.pdsAdminPassword]
+  const [created] = await json<{ did: string }>('account', 'create', 'listed.test', 'listed@example.com', ...made)
+  await until('the Relay knows it', async () => {
+    const { code, output } = await millisky('account', 'list', ...at)
+    assert.equal(code, 0, output)
+    return output.split('\n').includes(created!.did)
+  })
+  const accounts = await json<{ did: string; active: boolean; rev: string }>('account', 'list', ...at)
+  const { active, rev = '' } = accounts.find(({ did }) => did === created!.did) ?? {}
+  assert.deepEqual([active, rev.length], [true, 13])
+})
+
 test('accounts at a Relay are taken down one by one and by lists', async () => {
   const dids = ['did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb', 'did:web:x.example.com']
   const at = ['--relay', network.relay]

@@ -7,7 +7,7 @@ import { addKeys } from './account-keys.ts'
 import { type AccountView, accountsOf } from './account-list.ts'
 import { adminCommand, clientOf, didOf, type PdsOptions } from './pds-client.ts'
 import { print, printRows } from './print.ts'
-import { addRelayAccounts, onRelay, withRelay } from './relay-accounts.ts'
+import { addRelayAccounts, listAccounts, onRelay, withRelay } from './relay-accounts.ts'
 import { XrpcClient } from './xrpc-client.ts'
 
 const PASSWORD_BYTES = 18
@@ -24,7 +24,11 @@ const newPassword = () => randomBytes(PASSWORD_BYTES).toString('base64url')
 const repoRef = (did: string) => ({ $type: 'com.atproto.admin.defs#repoRef', did })
 
 function addLooking(account: Command): void {
-  adminCommand(account, 'list', 'all accounts').action(async (options: PdsOptions) => {
+  const list = withRelay(
+    adminCommand(account, 'list', 'all accounts; of a Relay those that have a repository, a DID per line'),
+  )
+  list.action(async (options: PdsOptions & { relay?: string }) => {
+    if (options.relay !== undefined) return listAccounts(options.relay, options)
     const rows: Record<string, unknown>[] = []
     for await (const { did, handle, email, status, indexedAt } of accountsOf(clientOf(options))) {
       rows.push({ did, handle, email, status, created: indexedAt })

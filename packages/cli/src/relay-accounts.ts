@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander'
 import { print } from './print.ts'
 import { ADMIN, entriesOf, pagesOf, type RelayOptions, readText, relayClient } from './relay-client.ts'
+import { XrpcClient } from './xrpc-client.ts'
 
 /** DIDs in one call. */
 const CHUNK = 500
@@ -53,6 +54,15 @@ export function onRelay(command: Command) {
         for (const did of dids) process.stdout.write(`${options.json ? JSON.stringify({ did }) : did}\n`)
       }
     },
+  }
+}
+
+/** All accounts that a Relay knows a commit of, as they come; anybody may ask for them. */
+export async function listAccounts(relay: string, { json }: Pick<RelayOptions, 'json'>): Promise<void> {
+  type Page = { repos: { did: string }[]; cursor?: string }
+  for await (const { repos } of pagesOf<Page>(new XrpcClient(relay), 'com.atproto.sync.listRepos', { limit: 1_000 })) {
+    if (repos.length > 0)
+      process.stdout.write(`${repos.map(repo => (json ? JSON.stringify(repo) : repo.did)).join('\n')}\n`)
   }
 }
 
