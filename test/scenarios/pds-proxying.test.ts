@@ -36,8 +36,6 @@ const pds = await startNetworkedPds(
     PDS_BSKY_APP_VIEW_DID: appView.did,
     PDS_REPORT_SERVICE_URL: labeler.url,
     PDS_REPORT_SERVICE_DID: labeler.did,
-    PDS_PROXY_HEADERS_TIMEOUT: '300',
-    PDS_PROXY_BODY_TIMEOUT: '300',
   },
   { network, ...clock },
 )
@@ -340,8 +338,26 @@ test('B59 a service that fails is 502 UpstreamFailure; what it refuses keeps sta
     const packed = saying(400, gzipSync('{"error":"Named"}'), { ...JSON_TYPE, 'content-encoding': 'gzip' })
     assert.deepEqual(await answerTo(packed, method), [400, 'Named', 'Invalid Request'])
     assert.deepEqual(await answerTo((_asked, response) => void response.destroy(), method), unreachable)
-    assert.deepEqual(await answerTo(() => {}, method), unreachable, 'nothing is said in time')
     assert.deepEqual(await answerTo(saying(302, '', { location: 'https://a.example' }), method), unreachable)
+  }
+  const impatient = await startNetworkedPds(
+    { after },
+    {
+      PDS_BSKY_APP_VIEW_URL: appView.url,
+      PDS_BSKY_APP_VIEW_DID: appView.did,
+      PDS_PROXY_HEADERS_TIMEOUT: '100',
+      PDS_PROXY_BODY_TIMEOUT: '100',
+    },
+    { network, ...clock },
+  )
+  const { auth } = await signUp(impatient, 'ina')
+  for (const method of [GET, TIMELINE]) {
+    const silent = await whileSaying(
+      appView,
+      () => {},
+      () => impatient.get(method, {}, auth),
+    )
+    assert.deepEqual(said(silent), unreachable, 'nothing is said in time')
   }
   const late = await whileSaying(
     appView,

@@ -9,6 +9,7 @@ import type { Did } from '@millisky/core/syntax'
 import { kindsOf } from '../testing-log.ts'
 import { startMailbox } from '../testing-mail.ts'
 import { failure, type NetworkedPds, signUp, startNetworkedPds } from '../testing-network.ts'
+import { type Asked, json, type StandIn, startStandIn } from '../testing-services.ts'
 
 const IDENTITY = 'com.atproto.identity'
 const SERVER = 'com.atproto.server'
@@ -284,6 +285,36 @@ test('identities of anybody', async t => {
   const refreshed = await pds.post(`${IDENTITY}.refreshIdentity`, { identifier: own.did })
   assert.deepEqual(refreshed.json.didDoc.service, [])
   assert.deepEqual((await pds.get(`${IDENTITY}.resolveDid`, { did: own.did })).json.didDoc.service, [])
+})
+
+test('a handle that cannot be resolved from here is asked of the app view', async t => {
+  const appView = await startStandIn(t)
+  const env = { PDS_BSKY_APP_VIEW_URL: appView.url, PDS_BSKY_APP_VIEW_DID: appView.did }
+  const known = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa'
+  const names = new Map([['_atproto.known.example.com', known]])
+  const resolveTxt = async (name: string) => (names.has(name) ? [[`did=${names.get(name)}`]] : [])
+  const pds = await startNetworkedPds(t, env, { resolveTxt })
+  pds.network.interfere = url => (url.pathname === '/.well-known/atproto-did' ? { status: 404 } : undefined)
+  const resolve = (handle: string) => pds.get(`${IDENTITY}.resolveHandle`, { handle })
+  const told = 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb'
+  appView.answer = (_asked, response) => json(response, { did: told })
+  assert.equal((await resolve('known.example.com')).json.did, known)
+  assert.deepEqual(failure(await resolve('nobody.test')), [400, 'HandleNotFound', 'Unable to resolve handle'])
+  assert.equal(appView.asked.length, 0)
+  assert.equal((await resolve('Else.example.com')).json.did, told)
+  const [{ path, token }] = appView.asked as [Asked]
+  assert.deepEqual([path, token], [`/xrpc/${IDENTITY}.resolveHandle?handle=else.example.com`, null])
+  const answers: StandIn['answer'][] = [
+    (_asked, response) => json(response, { error: 'HandleNotFound', message: 'no' }, {}, 400),
+    (_asked, response) => json(response, { did: 'nonsense' }),
+    (_asked, response) => json(response, [known]),
+    (_asked, response) => void response.end('null'),
+    (_asked, response) => void response.destroy(),
+  ]
+  for (const answer of answers) {
+    appView.answer = answer
+    assert.deepEqual(failure(await resolve('else.example.com')), invalid('Unable to resolve handle'))
+  }
 })
 
 test('an account of a DID of the web, whose owner writes the document', async t => {
