@@ -146,7 +146,7 @@ async function assemble(core: Core, settings: PdsSettings, parts: Assembling): P
   const http = createHttp({ log, product, trustProxy: settings.trustProxy, trace, ...(metrics ? { metrics } : {}) })
   const { streamExtras: on } = settings
   const extras = { filters: on, compression: on, json: on }
-  const subscription = new Subscription({ log: core.store.log, now, extras })
+  const subscription = new Subscription({ log: core.store.log, now, extras, tellsAtZero: true })
   const resolveTxt = parts.resolveTxt ?? dnsTxt({ backup: settings.handleNameservers })
   await addMethods({ ...core, ...outside, settings, names, version, log, now, http, resolveTxt, relayWatch })
   http.route({

@@ -101,6 +101,8 @@ export interface SubscribeParts {
   metrics?: Metrics
   /** What consumers may ask for; default nothing. */
   extras?: Extras
+  /** Whoever asks for all there is, by cursor 0, is told as well that some are gone, as by the reference PDS; default not. */
+  tellsAtZero?: boolean
   /** The client's address as the daemon's proxy settings tell it; default the socket's. */
   addressOf?: (request: IncomingMessage) => string
   /** Milliseconds since the epoch. */
@@ -290,7 +292,7 @@ export class Subscription {
     if (cursor !== null && cursor + 1 < log.oldest) {
       const message = 'Requested cursor exceeded limit. Possibly missing events'
       const info = form ? form.info('OutdatedCursor', message) : infoFrame('OutdatedCursor', message)
-      if (cursor !== 0 && info !== null) client.send(info)
+      if ((cursor !== 0 || this.#parts.tellsAtZero) && info !== null) client.send(info)
       consumer.cursor = log.oldest - 1
     }
     const run = deal.begin ? this.#begin(consumer, deal.begin()) : this.#pull(consumer)
