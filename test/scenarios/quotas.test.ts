@@ -50,7 +50,10 @@ test('an account that moves to a full host is refused there, and one taken off i
   for (const account of [one, two]) pds.sendPost(account, 'hello')
   await world.settled(pds, 2)
   assert.deepEqual(await world.rejects(name), { 'account-quota': 1 })
+  assert.equal(await statusOf(world, name), 'throttled')
   assert.equal((await world.post('/admin/pds/changeLimits', { host: name, repo_limit: 2 })).status, 200)
+  // At once, not when it is next looked at.
+  assert.equal(await statusOf(world, name), 'active')
   pds.sendPost(two, 'again')
   await until('both are in', () => world.relay.hosts.byName(name)?.record.accounts === 2)
 })

@@ -11,6 +11,7 @@ import type { Host, Hosts, SetLimits } from './hosts.ts'
 import type { Moderation } from './moderation.ts'
 import type { Siblings } from './siblings.ts'
 import type { SettingStore } from './store/store.ts'
+import type { Throttle } from './throttle.ts'
 import type { Upstreams } from './upstreams.ts'
 
 /** Setting in which limits of consumers are kept. */
@@ -45,6 +46,7 @@ export interface AdministrationParts {
   moderation: Moderation
   subscription: Subscription
   siblings: Pick<Siblings, 'tell'>
+  throttle: Pick<Throttle, 'reviewOne'>
   settings: SettingStore
   /** Development: loopback, ports, no TLS. */
   insecure: boolean
@@ -86,7 +88,7 @@ export class Administration {
   }
 
   async updateHost(host: Host, change: HostChange, asked: Asked): Promise<void> {
-    const { hosts } = this.#parts
+    const { hosts, throttle } = this.#parts
     const { policy, accounts, perSecond, perHour, perDay } = change
     const limits: SetLimits = {
       ...(accounts === undefined ? {} : { accountLimit: accounts }),
@@ -94,7 +96,10 @@ export class Administration {
       ...(perHour === undefined ? {} : { perHour }),
       ...(perDay === undefined ? {} : { perDay }),
     }
-    if (Object.keys(limits).length > 0) await hosts.setLimits(host, limits)
+    if (Object.keys(limits).length > 0) {
+      await hosts.setLimits(host, limits)
+      throttle.reviewOne(host)
+    }
     if (policy !== undefined) {
       await hosts.setPolicy(host, policy === 'auto' ? host.record.policy : policy, policy !== 'auto')
     }

@@ -61,7 +61,7 @@ export class Throttle {
       if (ms === 0) return true
       if (ms >= LONG_WAIT_MS && host.slow?.delay !== delay) host.slow = { delay, at: now() }
       if (host.slow) host.slow.at = ms >= LONG_WAIT_MS ? now() : host.slow.at
-      if (ms >= LONG_WAIT_MS) this.#review(host)
+      if (ms >= LONG_WAIT_MS) this.reviewOne(host)
       const { promise, resolve } = Promise.withResolvers<void>()
       let isReleased = false
       this.#naps.set(host, () => {
@@ -94,15 +94,16 @@ export class Throttle {
   /** Remembers that an account was one too many. */
   refuse(host: Host, did: string): void {
     if (host.refused.size < REFUSED_KEPT) host.refused.add(did)
-    if (host.record.status === 'active') this.#review(host)
+    if (host.record.status === 'active') this.reviewOne(host)
   }
 
   /** Looks at all hosts: who is throttled, who is not any more, whose limits grow. */
   review(): void {
-    for (const host of this.#parts.hosts.list()) this.#review(host)
+    for (const host of this.#parts.hosts.list()) this.reviewOne(host)
   }
 
-  #review(host: Host): void {
+  /** The same for one host, as when its limits were set. */
+  reviewOne(host: Host): void {
     const { hosts, now } = this.#parts
     this.#grow(host)
     if (host.refused.size > 0 && this.hasRoom(host)) host.refused.clear()
