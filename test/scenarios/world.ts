@@ -183,5 +183,3 @@ export async function startRelay(folder: string, plcUrl: string, { env, ...parts
   await relay.listen()
   return relay
 }
-
-export { until } from '@millisky/server/testing-until'
