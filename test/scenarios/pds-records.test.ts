@@ -306,6 +306,9 @@ test('B70 B71 a commit has 200 writes and 2 MB at most, a call 1,000,000 bytes',
     const asked = { collection: asNsid(NOTE), rkey: `large-${i}`, record, validate: false as const }
     return { action: 'create' as const, record: prepareRecord({ ...asked, nextRkey: () => pds.repos.nextRkey() }) }
   })
+  assert.ok((await pds.repos.write(alice.did, large.slice(1))).commit)
+  await remove({ rkey: 'large-1' })
+  await remove({ rkey: 'large-2' })
   await assert.rejects(pds.repos.write(alice.did, large), {
     error: 'InvalidRequest',
     message: 'Too many writes. Max event size: 2MB',

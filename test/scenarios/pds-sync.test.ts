@@ -311,6 +311,18 @@ test('B85 B86 getRepoStatus and listRepos tell who is here and how they are', as
   assert.deepEqual(byCollection.json, { repos: [{ did: ann.did }] })
 })
 
+test('B86 what only relays serve is not implemented here', async () => {
+  const hostname = 'a.example'
+  const answers = [
+    await sync('listHosts'),
+    await sync('getHostStatus', { hostname }),
+    await pds.post('com.atproto.sync.requestCrawl', { hostname }),
+    await pds.post('com.atproto.sync.notifyOfUpdate', { hostname }),
+  ]
+  for (const { status, json } of answers)
+    assert.deepEqual([status, json], [501, { error: 'MethodNotImplemented', message: 'Method Not Implemented' }])
+})
+
 test('B87 B88 getBlocks names what it lacks; getHead is still answered', async () => {
   const [one, two] = [await put('one'), await put('two')]
   const blocks = (cids: string[], did = alice.did) => sync('getBlocks', { did, cids })
