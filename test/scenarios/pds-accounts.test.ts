@@ -203,6 +203,10 @@ test('B40 one who moves here proves it by a token for this very method, and come
     'Repo already exists',
   ])
   assert.deepEqual(said(await create(body, max.token())), [400, 'AlreadyExists', 'Repo already exists'])
+  const twin = await mover('twin')
+  const both = ['twin', 'twin2'].map(name => create(wanted(name, { did: twin.did }), twin.token()))
+  const outcomes = (await Promise.all(both)).map(({ status, json }) => (status === 200 ? 200 : json.error))
+  assert.deepEqual(outcomes.sort(), [200, 'AlreadyExists'], 'of two at once one comes')
 })
 
 test('B41 a new identity has the keys of user, operator and server in this order, and ends if it comes to nothing', async () => {
