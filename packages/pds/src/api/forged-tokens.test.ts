@@ -24,9 +24,11 @@ async function keyOf(pds: NetworkedPds, { did }: Person): Promise<SigningKey> {
   return pds.repos.signingKey((await pds.store.repos.state(did as never))!.key)
 }
 
-const iat = Math.floor(Date.now() / 1000)
+/** Seconds, as tokens have them. */
+const secondsNow = () => Math.floor(Date.now() / 1000)
 
 test('nothing but an access token of this server opens a session', async t => {
+  const iat = secondsNow()
   const pds = await startNetworkedPds(t)
   const alice = await signUp(pds, 'alice')
   const key = await keyOf(pds, alice)
@@ -138,6 +140,7 @@ test('nothing but a token of its key stands for an account at this server', asyn
   const [alice, bob] = [await signUp(pds, 'alice'), await signUp(pds, 'bob')]
   const [key, bobsKey] = [await keyOf(pds, alice), await keyOf(pds, bob)]
   const lxm = 'com.atproto.repo.uploadBlob'
+  const iat = secondsNow()
   const header: Header = { typ: 'JWT', alg: 'ES256K' }
   const claims: Claims = { iss: alice.did, aud: pds.names.did, iat, exp: iat + 60, jti: 'a', lxm }
   const upload = (token: string) =>
