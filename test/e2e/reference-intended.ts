@@ -60,7 +60,7 @@ const DIFFERENCES: Difference[] = [
   },
   { steps: /^answer of app\.bsky\..*: 20[0-4]/, why: 'what cannot be brought up to date passes as it came' },
   { steps: /^answer of com\.example\.get: 204$/, only: 'headers', why: 'nothing has no type' },
-  { steps: /^answer of report: /, why: 'what the service says is passed on, as of any other service' },
+  { steps: /^answer of report: /, why: 'errors of this service are told like those of any other' },
   { steps: /^fresh/, only: 'headers', why: 'what the app view says of its answer stays' },
   { steps: /^fresh, .*: broken timeline, headers$/, why: 'how old an answer is holds for every answer' },
   {

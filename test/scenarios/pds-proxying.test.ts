@@ -421,6 +421,20 @@ test('B61 reports go to their service, also of one who is taken down', async () 
     [`/xrpc/${REPORT}`, before],
     'or to who is named',
   )
+  const broken: [StandIn['answer'], string][] = [
+    [saying(200, '<p>', { 'content-type': 'text/html' }), 'Upstream answer cannot be read'],
+    [saying(200, '{"id":', JSON_TYPE), 'Upstream answer cannot be read'],
+    [saying(200, '[]', JSON_TYPE), 'Upstream answer cannot be read'],
+    [saying(200, 'x', { ...JSON_TYPE, 'content-encoding': 'gzip' }), 'Upstream answer cannot be read'],
+    [(_asked, response) => void response.destroy(), 'Upstream service unreachable'],
+  ]
+  for (const [answer, message] of broken) {
+    const reported = await whileSaying(labeler, answer, () => pds.post(REPORT, body, null, alice.auth))
+    assert.deepEqual(said(reported), [502, 'UpstreamFailure', message])
+  }
+  const packed = saying(200, gzipSync(JSON.stringify(reply)), { ...JSON_TYPE, 'content-encoding': 'gzip' })
+  const unpacked = await whileSaying(labeler, packed, () => pds.post(REPORT, body, null, alice.auth))
+  assert.deepEqual(unpacked.json, reply)
   const down = await whileSaying(labeler, saying(500, ''), () => pds.post(REPORT, body, null, alice.auth))
   assert.deepEqual(said(down), [502, 'UpstreamFailure', 'Upstream Failure'])
   // Nothing else of theirs goes out.

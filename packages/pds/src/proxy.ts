@@ -22,7 +22,7 @@ import type { PdsSettings } from './config.ts'
 import { isPrivilegedMethod, isProtectedMethod } from './protected-methods.ts'
 import { refusalOf, unreachable } from './proxy/failures.ts'
 import { answeredHeaders, askedHeaders, sharedEncodings } from './proxy/headers.ts'
-import { decode, readAll } from './proxy/reading.ts'
+import { decode, readAll, readObject } from './proxy/reading.ts'
 import type { Service } from './proxy/services.ts'
 import type { Targets } from './proxy/targets.ts'
 import type { Repos } from './repos.ts'
@@ -154,6 +154,15 @@ export class ServiceProxy {
     return passedReply(await this.#send(service, { ...asked, token: null }, addressKey(request.ip)))
   }
 
+  /** Passes on what is answered by one JSON object: nothing else is an answer. @throws as {@link pass} */
+  async passWhole(passing: Passing): Promise<RawReply> {
+    const { status, headers, body } = await this.pass({ ...passing, isRead: true })
+    const bytes = await readAll(body, READ_BYTES_MAX)
+    await readObject(bytes, headers['content-encoding'], READ_BYTES_MAX)
+    const { 'content-type': type = 'application/json', ...others } = headers
+    return raw(type, bytes, others, status)
+  }
+
   /** A query of the server's own, in the name of an account or nobody: the JSON text of the answer. @throws as {@link pass} */
   async ask(did: Did | null, service: Service, nsid: Nsid, params: Record<string, string>): Promise<string> {
     const state = did === null ? null : await this.#accountState(did, false)
@@ -190,17 +199,21 @@ export class ServiceProxy {
     const query = source.url!.indexOf('?')
     const path = `/xrpc/${nsid}${query < 0 ? '' : source.url!.slice(query)}`
     const shared = signal ? { signal } : {}
-    if (json !== undefined) {
-      const headers = { ...askedHeaders(source.headers, false), 'content-type': 'application/json' }
-      return { method: 'POST', path, headers, body: json, ...shared }
-    }
-    const withBody = method === 'POST' && hasBody(source)
+    const withBody = json === undefined && method === 'POST' && hasBody(source)
     const headers = askedHeaders(source.headers, withBody)
     if (isRead)
       headers['accept-encoding'] = sharedEncodings(
         source.headers['accept-encoding'] as string,
         this.#parts.settings.proxyPreferCompressed,
       )
+    if (json !== undefined)
+      return {
+        method: 'POST',
+        path,
+        headers: { ...headers, 'content-type': 'application/json' },
+        body: json,
+        ...shared,
+      }
     const verb = method as 'GET' | 'HEAD' | 'POST'
     if (!withBody) return { method: verb, path, headers, ...shared }
     return {

@@ -4,7 +4,7 @@ import { main as createReport } from '@millisky/core/lexicon/gen/com/atproto/mod
 import { asNsid } from '@millisky/core/syntax'
 import type { Xrpc } from '@millisky/server/xrpc'
 import type { PdsAccess } from '../access.ts'
-import { passedReply, type ServiceProxy } from '../proxy.ts'
+import type { ServiceProxy } from '../proxy.ts'
 
 export interface ModerationApiParts {
   access: PdsAccess
@@ -17,6 +17,6 @@ export function addModerationApi(xrpc: Xrpc, { access, proxy }: ModerationApiPar
   const auth = access.session({ takendown: true })
   xrpc.procedure(createReport, { auth, instead: proxy.unlessServed }, async ({ request, auth, input }) => {
     const json = valueToJson(input as never)
-    return passedReply(await proxy.pass({ request, nsid: asNsid(createReport.nsid), user: auth, json, isAppeal: true }))
+    return proxy.passWhole({ request, nsid: asNsid(createReport.nsid), user: auth, json, isAppeal: true })
   })
 }

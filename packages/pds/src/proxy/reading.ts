@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import { promisify } from 'node:util'
 import { brotliDecompress, gunzip, inflate } from 'node:zlib'
 import { Unavailable } from '@millisky/core/errors'
+import { type JsonObject, type JsonValue, parseJson } from '@millisky/core/json'
 
 const DECODERS = {
   gzip: promisify(gunzip),
@@ -23,6 +24,19 @@ export async function readAll(body: Readable, bytesMax: number): Promise<Buffer>
     chunks.push(chunk)
   }
   return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size)
+}
+
+/** @throws Unavailable unless it is a JSON object, in any encoding that is known here */
+export async function readObject(bytes: Buffer, encoding: string | undefined, bytesMax: number): Promise<JsonObject> {
+  const text = (await decode(bytes, encoding, bytesMax)).toString()
+  let value: JsonValue
+  try {
+    value = parseJson(text)
+  } catch {
+    throw unreadable()
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw unreadable()
+  return value
 }
 
 /**
