@@ -70,7 +70,7 @@ export interface IngestLimits {
 }
 
 /** What each host may have under way however much there is of others. */
-const HOST_SHARE = 20
+const HOST_SHARE = 5
 const HOST_SHARE_BYTES = 128 * 1024
 /** A frame that waits for long is copied out of a receive buffer so many times its size. */
 const BUFFER_SHARE = 2
@@ -79,8 +79,8 @@ export const INGEST_LIMITS: Readonly<IngestLimits> = {
   hostEvents: 2_000,
   hostBytes: 16 * 1_048_576,
   hostLookups: 40,
-  events: 10_000,
-  bytes: 256 * 1_048_576,
+  events: 3_000,
+  bytes: 64 * 1_048_576,
 }
 
 export interface IngestParts {

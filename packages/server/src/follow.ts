@@ -75,11 +75,14 @@ export interface FollowSettings {
   retryMaxMs: number
   /** A connection that stayed open for this long counts as progress, also without a frame; default 60 s. */
   stableMs: number
-  /** Frames waiting while the caller is busy; above that the socket is not read. Default 1 MiB. */
+  /** Frames waiting while the caller is busy, with what holding each costs; above that the socket is not read. Default 1 MiB. */
   waitingBytes: number
   /** Longest frame; default that of the protocol. */
   frameBytes: number
 }
+
+/** What a frame that waits takes beside its bytes. */
+const FRAME_OVERHEAD_BYTES = 256
 
 export const FOLLOW_DEFAULTS: Readonly<FollowSettings> = {
   handshakeMs: 10_000,
@@ -332,7 +335,7 @@ class Connection {
       return
     }
     this.#waiting.push(frame)
-    this.#waitingBytes += frame.byteLength
+    this.#waitingBytes += frame.byteLength + FRAME_OVERHEAD_BYTES
     this.#delivering ??= this.#deliver()
     if (this.#waitingBytes > this.#settings.waitingBytes) this.#socket?.pause()
   }
