@@ -1,10 +1,12 @@
 // How the Relay treats the streams of hosts, and its own. The numbers are those of the list of behaviours.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
 import { test } from 'node:test'
 import { commitEvent, encodeFrame, errorFrame, identityEvent, infoFrame, withSeq } from '@millisky/core/event'
 import { until } from '@millisky/server/testing-until'
+import { WebSocket } from 'ws'
 import { type FakeAccount, FakePds, now } from '../e2e/fake-pds.ts'
 import { World, type WorldOptions } from './world.ts'
 
@@ -208,6 +210,22 @@ test('T12 T20 what is no right handshake is told so by HTTP', async t => {
   const [answer] = (await once(socket, 'data')) as [Buffer]
   assert.match(answer.toString(), /^HTTP\/1.1 400 [\s\S]*"InvalidRequest"/)
   socket.destroy()
+  const preflight = await fetch(`${world.relay.url}${path}`, { method: 'OPTIONS' })
+  assert.deepEqual([preflight.status, preflight.headers.get('access-control-allow-origin')], [204, '*'])
+})
+
+test('T36 T83 a relay is known as one by its handshakes, too, with or without a slash at the end', async t => {
+  const world = await start(t)
+  for (const path of [
+    '/xrpc/com.atproto.sync.subscribeRepos',
+    '/xrpc/com.atproto.sync.subscribeRepos/',
+    '/subscribe',
+  ]) {
+    const socket = new WebSocket(`${world.relay.url.replace('http', 'ws')}${path}`)
+    const [answer] = (await once(socket, 'upgrade')) as [IncomingMessage]
+    assert.match(String(answer.headers.server), /atproto-relay/, path)
+    socket.terminate()
+  }
 })
 
 test('T27 T28 T84 a restart goes on where it was: for hosts, for consumers, for accounts', async t => {

@@ -6,7 +6,7 @@ import { type SubscribeSettings, Subscription } from '@millisky/server/subscribe
 import { JetstreamEndpoint } from '@millisky/server/subscribe/jetstream'
 import type { Extras } from '@millisky/server/subscribe/repos'
 import type { Logger, Metrics } from '@millisky/server/trace'
-import { notWebSocket } from '@millisky/server/upgrade'
+import { refusePlain } from '@millisky/server/upgrade'
 import type { FastifyInstance } from 'fastify'
 import { clientAddress } from './client-address.ts'
 import type { RelaySettings } from './config.ts'
@@ -18,19 +18,21 @@ export interface StreamParts {
   events: SegmentLog
   log: Logger
   metrics: Metrics
+  userAgent: string
   /** Milliseconds since 1970. */
   now: () => number
 }
 
 /** The firehose over a log, as the settings want it. */
 export function createSubscription(
-  { settings, events, log, metrics, now }: StreamParts,
+  { settings, events, log, metrics, userAgent, now }: StreamParts,
   deviations: Partial<SubscribeSettings> = {},
 ): Subscription {
   return new Subscription({
     log: events,
     now,
     metrics,
+    product: userAgent,
     addressOf: clientAddress(settings.trustProxy),
     extras: extrasOf(settings),
     settings: {
@@ -59,9 +61,7 @@ export function addJetstream(
   { settings, events, now }: Pick<StreamParts, 'settings' | 'events' | 'now'>,
 ): void {
   if (!settings.jetstream) return
-  http.all(JETSTREAM_PATH, request => {
-    throw notWebSocket(request.method)
-  })
+  refusePlain(http, JETSTREAM_PATH)
   const dictionary = readDictionary(settings.jetstreamDictionary)
   const { socket } = subscription
   subscription.attach(http.server, JETSTREAM_PATH, new JetstreamEndpoint({ log: events, dictionary, now, socket }))

@@ -105,6 +105,8 @@ export interface SubscribeParts {
   tellsAtZero?: boolean
   /** The client's address as the daemon's proxy settings tell it; default the socket's. */
   addressOf?: (request: IncomingMessage) => string
+  /** What the `Server` header of handshakes says, as that of other answers does. */
+  product?: string
   /** Milliseconds since the epoch. */
   now?: () => number
 }
@@ -250,7 +252,11 @@ export class Subscription {
   }
 
   #socketsFor({ socket }: Deal): WebSocketServer {
-    const sockets = this.#sockets.get(socket) ?? new WebSocketServer(socket)
+    const known = this.#sockets.get(socket)
+    if (known) return known
+    const sockets = new WebSocketServer(socket)
+    const { product } = this.#parts
+    if (product !== undefined) sockets.on('headers', headers => headers.push(`Server: ${product}`))
     this.#sockets.set(socket, sockets)
     return sockets
   }

@@ -2,6 +2,7 @@
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { Refused, type Unavailable } from '@millisky/core/errors'
+import type { FastifyInstance } from 'fastify'
 
 /** Takes over the socket. Whatever it throws as `Refused` or `Unavailable` is answered as JSON. */
 export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, url: URL) => void
@@ -40,7 +41,8 @@ function route(routes: Map<string, UpgradeHandler>, request: IncomingMessage, so
   try {
     const url = URL.parse(request.url ?? '', 'http://host')
     if (!url) throw new Refused('InvalidRequest', 'The request target is not a URL')
-    const handler = routes.get(url.pathname)
+    // As in paths of other requests.
+    const handler = routes.get(url.pathname.length > 1 ? url.pathname.replace(/\/$/, '') : url.pathname)
     if (!handler) {
       if (url.pathname.startsWith('/xrpc/')) throw new Refused('MethodNotImplemented', 'Method Not Implemented', 501)
       throw new Refused('NotFound', 'No WebSocket endpoint here', 404)
@@ -65,6 +67,18 @@ export function notWebSocket(method: string | undefined): Refused {
   const message = 'This is an event stream: connect to it with a WebSocket client (a wss:// URL)'
   // No `Connection: upgrade` along with it, as RFC 9110 wants: Node's HTTP client then takes the answer for a handshake.
   return new Refused('UpgradeRequired', message, 426, { upgrade: 'websocket' })
+}
+
+/** Answers requests at an event stream's path that ask for no WebSocket. Preflights of browsers are answered as elsewhere. */
+export function refusePlain(http: FastifyInstance, path: string): void {
+  http.route({
+    method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+    url: path,
+    exposeHeadRoute: false,
+    handler: request => {
+      throw notWebSocket(request.method)
+    },
+  })
 }
 
 function assertHandshake(request: IncomingMessage): void {

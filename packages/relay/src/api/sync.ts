@@ -10,7 +10,7 @@ import { main as listRepos } from '@millisky/core/lexicon/gen/com/atproto/sync/l
 import { main as requestCrawl } from '@millisky/core/lexicon/gen/com/atproto/sync/requestCrawl'
 import { type Did, isDid } from '@millisky/core/syntax'
 import { callerKey } from '@millisky/server/rate'
-import { notWebSocket } from '@millisky/server/upgrade'
+import { refusePlain } from '@millisky/server/upgrade'
 import { raw, type Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Accounts } from '../accounts.ts'
@@ -41,9 +41,7 @@ export interface SyncApiParts {
 export function addSyncApi(http: FastifyInstance, xrpc: Xrpc, parts: SyncApiParts): void {
   addHostMethods(http, xrpc, parts)
   addRepoMethods(xrpc, parts)
-  http.all(SUBSCRIBE_PATH, request => {
-    throw notWebSocket(request.method)
-  })
+  refusePlain(http, SUBSCRIBE_PATH)
   addPages(http, parts)
 }
 

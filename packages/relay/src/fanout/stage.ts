@@ -8,7 +8,7 @@ import { openSegmentLog, type SegmentLog } from '@millisky/server/log/segments'
 import type { SubscribeSettings, Subscription } from '@millisky/server/subscribe'
 import { startTelemetry } from '@millisky/server/telemetry'
 import { createMetrics, type Logger, type Metrics } from '@millisky/server/trace'
-import { notWebSocket } from '@millisky/server/upgrade'
+import { refusePlain } from '@millisky/server/upgrade'
 import { Xrpc } from '@millisky/server/xrpc'
 import type { FastifyInstance } from 'fastify'
 import { parseAddress } from '../address.ts'
@@ -87,7 +87,7 @@ export async function openStage(parts: StageParts): Promise<Stage> {
   }
   const mirror = new Mirror({ log: events, now, observer: { ...observeMirror(metrics, parts), gap } })
   const link: Link = { mirror, events, follow: null, wasOpen: false, lastEnd: null, gaps: 0, lastGap: null }
-  const subscription = createSubscription({ settings, events, log, metrics, now }, parts.subscribe)
+  const subscription = createSubscription({ settings, events, log, metrics, userAgent, now }, parts.subscribe)
   const http = createHttp({
     log,
     metrics,
@@ -163,9 +163,7 @@ function startFollow(parts: StageParts, link: Link, countEnd: (reason: FollowEnd
 
 function addPages(http: FastifyInstance, { upstream, version, resets, now }: StageParts, link: Link): void {
   const { events, mirror } = link
-  http.all(SUBSCRIBE_PATH, request => {
-    throw notWebSocket(request.method)
-  })
+  refusePlain(http, SUBSCRIBE_PATH)
   http.get('/', (_request, reply) =>
     reply
       .type('text/plain; charset=utf-8')
