@@ -95,7 +95,7 @@ async function writeDurably(file: FileHandle, body: AsyncIterable<Uint8Array>): 
 
 /**
  * Frees the memory of a chunk that is alone in it, as those of requests are, instead of waiting for the garbage collector:
- * it goes through the whole heap whenever 64 MB of such memory have come since, which took a third of an upload.
+ * it goes through the whole heap whenever some tens of MB of such memory have come, which took a third of an upload.
  */
 function release({ buffer, byteLength }: Uint8Array): void {
   if (byteLength > 0 && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer) buffer.transfer(0)
