@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SKIP } from '@millisky/server/log/segment-state'
 import { until } from '@millisky/server/testing-until'
-import { Consumer, startRelay, World, type WorldOptions } from './world.ts'
+import { Consumer, PASSWORD, startRelay, World, type WorldOptions } from './world.ts'
 
 async function start(t: { after(fn: () => Promise<void>): void }, options: WorldOptions = {}): Promise<World> {
   const world = await World.start(options)
@@ -130,4 +130,6 @@ test('T26 too much is dropped as well as too old, and a replay under way stays w
   const bytes = late.raw.reduce((sum, frame) => sum + frame.length, 0)
   assert.ok((late.seqs[0] ?? 0) > 20 && bytes < 1_100_000, `${late.seqs[0]}, ${bytes} bytes`)
   assert.deepEqual(late.seqs, range(late.seqs[0]!, 81))
+  const reply = await fetch(`${world.relay.url}/metrics`, { headers: { authorization: `Bearer ${PASSWORD}` } })
+  assert.match(await reply.text(), /^relay_log_pruned_segments_total [1-9]/m)
 })

@@ -49,6 +49,7 @@ import {
   observeEnds,
   observeIdentities,
   observeIngest,
+  observePrunes,
   observeRelay,
   observeSiblings,
 } from './metrics.ts'
@@ -149,9 +150,13 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
   })
   await administration.load()
   const checkpoints = createCheckpoints(ground)
+  const countPruned = observePrunes(ground.metrics)
   const http = serve(ground, { ...running, moderation, subscription, siblings, administration, checkpoints })
   const scraped = createMetricsListener(ground)
-  const timers = [setInterval(() => void running.fold.save(), SAVE_MS), setInterval(() => void prune(ground), PRUNE_MS)]
+  const timers = [
+    setInterval(() => void running.fold.save(), SAVE_MS),
+    setInterval(() => void prune(ground, countPruned), PRUNE_MS),
+  ]
   const sign = () => void checkpoints.run().catch(ground.onError)
   if (settings.checkpointMs > 0) timers.push(setInterval(sign, settings.checkpointMs))
   for (const timer of timers) timer.unref()
@@ -195,7 +200,7 @@ export async function createRelay(settings: RelaySettings, parts: RelayParts = {
         log.warn({ host, problem }, 'a seed host was not taken up'),
       )
     },
-    prune: () => prune(ground),
+    prune: () => prune(ground, countPruned),
     close() {
       closing ??= close()
       return closing
@@ -457,9 +462,10 @@ function createCheckpoints({ settings, events, store, now, metrics }: Ground): C
   return checkpoints
 }
 
-async function prune({ events, settings, store, now, onError }: Ground): Promise<void> {
+async function prune(ground: Ground, count: (segments: number) => void): Promise<void> {
+  const { events, settings, store, now, onError } = ground
   const bytes = settings.replayBytes ?? Number.POSITIVE_INFINITY
-  await events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).catch(onError)
+  await events.prune({ ageMs: settings.replayWindowMs, bytes, now: now() }).then(count, onError)
   await store.audit.prune(now() - settings.auditKeepMs, settings.auditEntriesMax).catch(onError)
 }
 

@@ -76,6 +76,15 @@ export function observeAppends(metrics: Metrics, trace?: Trace): (events: number
   }
 }
 
+/** Counts what is no longer kept for replay. */
+export function observePrunes(metrics: Metrics): (segments: number) => void {
+  const pruned = metrics.counter(
+    'relay_log_pruned_segments_total',
+    'Files of the log that were dropped, too old or too much.',
+  )
+  return segments => pruned.inc({}, segments)
+}
+
 /** Counts how connections to hosts end. */
 export function observeEnds(metrics: Metrics, trace?: Trace): (hostname: string, end: FollowEnd) => void {
   const ends = metrics.counter(
