@@ -10,6 +10,7 @@ import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib'
 import { Malformed, Refused, Unavailable } from '@millisky/core/errors'
 import { bodyStream } from './body.ts'
 import { addHealth, createHttp, listen, pathOf } from './http.ts'
+import { until } from './testing-until.ts'
 import { createMetrics, silentLog } from './trace.ts'
 import { onUpgrade } from './upgrade.ts'
 
@@ -217,10 +218,15 @@ test('health', async () => {
       finish = resolve
     })
   }
+  let arrived = 0
+  const arrive = () => arrived++
+  http.server.on('request', arrive)
   const many = Promise.all([get(), get(), get()])
-  while (!finish) await new Promise(setImmediate)
-  await new Promise(resolve => setTimeout(resolve, 50))
-  finish()
+  await until('all have come', () => arrived === 3 && finish)
+  // And have asked.
+  await new Promise(resolve => setTimeout(resolve, 10))
+  http.server.off('request', arrive)
+  finish?.()
   assert.deepEqual(
     (await many).map(reply => reply.status),
     [200, 200, 200],
