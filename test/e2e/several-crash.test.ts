@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as wait } from 'node:timers/promises'
 import { decodeFrame } from '@millisky/core/event'
+import { OTHER_CONNECTIONS } from '@millisky/server/db/testing'
 import { until } from '@millisky/server/testing-until'
 import pg from 'pg'
 import { randomOf } from './kills.ts'
@@ -46,10 +47,8 @@ interface Storm {
 /** Ends connections that hold a lock of some account just now. */
 async function cutLocks(admin: pg.Client): Promise<number> {
   const { rowCount } = await admin.query(
-    `select pg_terminate_backend(pid) from pg_stat_activity where pid in (
-       select pid from pg_locks where locktype = 'advisory' and granted
-         and database = (select oid from pg_database where datname = current_database())
-     ) and pid <> pg_backend_pid()`,
+    `select pg_terminate_backend(pid) from pg_stat_activity where ${OTHER_CONNECTIONS}
+       and pid in (select pid from pg_locks where locktype = 'advisory' and granted)`,
   )
   return rowCount ?? 0
 }

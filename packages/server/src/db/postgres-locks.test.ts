@@ -6,7 +6,7 @@ import pg from 'pg'
 import { Lanes } from '../lanes.ts'
 import { until } from '../testing-until.ts'
 import { createLocks, type NamedLocks } from './postgres-locks.ts'
-import { testDatabases } from './testing.ts'
+import { OTHER_CONNECTIONS, testDatabases } from './testing.ts'
 
 interface Cleanup {
   after(fn: () => Promise<void>): void
@@ -69,7 +69,7 @@ describe('locks by name', { skip: postgres.skip }, () => {
     await begun.promise
     const others = two.run('a', () => void order.push('two'))
     const waiters = `select 1 from pg_locks where locktype = 'advisory' and not granted
-      and database = (select oid from pg_database where datname = current_database())`
+      and pid in (select pid from pg_stat_activity where ${OTHER_CONNECTIONS})`
     await until('it waits', async () => (await admin.query(waiters)).rowCount === 1)
     const later = one.run('a', () => void order.push('one'))
     gate.resolve()
@@ -107,8 +107,8 @@ describe('locks by name', { skip: postgres.skip }, () => {
   test('connections that are lost are replaced by one, and none is left open', async t => {
     const { url, admin } = await openAdmin(t)
     const locks = createLocks(url)
-    const mine = "datname = current_database() and application_name = 'millisky locks'"
-    const open = async () => (await admin.query(`select pid from pg_stat_activity where ${mine}`)).rowCount ?? 0
+    const open = async () =>
+      (await admin.query(`select pid from pg_stat_activity where ${OTHER_CONNECTIONS}`)).rowCount ?? 0
     let stop = false
     // Some are always about to ask, so that a new connection is made before the old one is gone for good.
     const asking = Array.from({ length: 8 }, async (_, n) => {
@@ -122,7 +122,7 @@ describe('locks by name', { skip: postgres.skip }, () => {
     })
     for (let cut = 0; cut < 10; cut++) {
       await until('there is a connection', open)
-      await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity where ${mine}`)
+      await admin.query(`select pg_terminate_backend(pid) from pg_stat_activity where ${OTHER_CONNECTIONS}`)
     }
     const works = () =>
       locks.acquire('after').then(

@@ -4,6 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 
+/** A condition on rows of `pg_stat_activity`: connections to the same URL as the one that asks, and not that one. */
+export const OTHER_CONNECTIONS = "application_name = current_setting('application_name') and pid <> pg_backend_pid()"
+
 /** A database to run a contract suite on. */
 export interface TestDatabase {
   readonly name: 'sqlite' | 'postgres'
@@ -16,7 +19,7 @@ export interface TestDatabase {
 /**
  * Every database that tests can run on here: SQLite always, PostgreSQL when MILLISKY_TEST_POSTGRES holds the URL of one where schemas may be made.
  *
- * Close what was opened before the test ends; on PostgreSQL each URL is a schema of its own.
+ * Close what was opened before the test ends; on PostgreSQL each URL is a schema of its own, see {@link OTHER_CONNECTIONS}.
  */
 export function testDatabases(): TestDatabase[] {
   const server = process.env.MILLISKY_TEST_POSTGRES
@@ -42,6 +45,8 @@ async function postgresUrl(server: string, t: { after(fn: () => Promise<void>): 
   t.after(() => onServer(server, `drop schema ${schema} cascade`))
   const url = new URL(server)
   url.searchParams.set('options', `-c search_path=${schema}`)
+  // So that a test can tell its own connections from those of others at the same server.
+  url.searchParams.set('application_name', schema)
   return url.href
 }
 
