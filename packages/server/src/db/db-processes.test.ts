@@ -190,16 +190,17 @@ describe('PostgreSQL alone', { skip: postgres.skip }, () => {
       const heard = async (count: number) => {
         while (bell.rung < count) await bell.next.promise
       }
-      const stop = await db.listen('Some channel', () => {
+      const channel = `Some channel ${process.pid}`
+      const stop = await db.listen(channel, () => {
         bell.rung++
         bell.next.resolve()
         bell.next = Promise.withResolvers()
       })
-      const notify = () => sql`select pg_notify('Some channel', '')`.execute(db.kysely)
+      const notify = () => sql`select pg_notify(${channel}, '')`.execute(db.kysely)
       await notify()
       await heard(1)
       await sql`select pg_terminate_backend(pid) from pg_stat_activity
-        where datname = current_database() and query like 'listen "Some channel"'`.execute(db.kysely)
+        where query = ${`listen "${channel}"`}`.execute(db.kysely)
       // Comes back, and says that something may have been missed.
       await heard(2)
       await notify()
