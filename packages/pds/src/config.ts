@@ -262,10 +262,9 @@ export const settings = defineSettings(
     },
     rateLimits: {
       type: 'bool',
-      default: true,
       env: ['PDS_RATE_LIMITS_ENABLED'],
       flag: '--rate-limits',
-      doc: 'Limit calls, logins and writes.',
+      doc: 'Limit calls, logins and writes. Default: yes, except in development mode.',
       section: 'Limits',
     },
     rateBypassKey: {

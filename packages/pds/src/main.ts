@@ -401,7 +401,7 @@ async function addMethods(parts: MethodParts): Promise<void> {
   const { modServiceDid } = settings
   const access = createAccess({ tokens, serviceTokens, accounts: store.accounts, adminPassword, modServiceDid })
   const sessions = new Sessions({ store, tokens, now })
-  const limits = settings.rateLimits ? createLimits(parts.counters?.store) : undefined
+  const limits = (settings.rateLimits ?? !devMode) ? createLimits(parts.counters?.store) : undefined
   const targets = new Targets({ services: servicesOf(settings), identities })
   const proxy = new ServiceProxy({ ...parts.send, targets, repos, access, settings, now })
   const xrpc = new Xrpc(http, {

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import type { RateLimit } from '@millisky/server/rate'
 import { createLimits } from './rates.ts'
 import { signUp, startNetworkedPds } from './testing-network.ts'
+import { startTestPds } from './testing-pds.ts'
 
 test("the limits are the reference's", () => {
   const shown = ({ points, windowSeconds }: RateLimit) => `${points};w=${windowSeconds}`
@@ -27,6 +28,19 @@ test("the limits are the reference's", () => {
     updateMails: mails,
     handleUpdates: ['10;w=300', '50;w=86400'],
   })
+})
+
+test('nobody has to ask for limits but in development', async t => {
+  const production = { PDS_DEV_MODE: 'false', PDS_HOSTNAME: 'pds.example', PDS_BIND: '127.0.0.1' }
+  for (const [env, policy] of [
+    [{}, null],
+    [production, '3000;w=300'],
+    [{ ...production, PDS_RATE_LIMITS_ENABLED: 'false' }, null],
+  ] as const) {
+    const pds = await startTestPds(t, env)
+    const { headers } = await pds.get('com.atproto.server.describeServer')
+    assert.equal(headers.get('ratelimit-policy'), policy)
+  }
 })
 
 test('calls are counted where they belong', async t => {

@@ -56,7 +56,6 @@ export async function startTestPds(
       PDS_DEV_MODE: 'true',
       PDS_DISABLE_SSRF_PROTECTION: 'true',
       PDS_INVITE_REQUIRED: 'false',
-      PDS_RATE_LIMITS_ENABLED: 'false',
       PDS_ADMIN_PASSWORD: ADMIN_PASSWORD,
       PDS_JWT_SECRET: JWT_SECRET,
       PDS_DID_PLC_URL: 'http://127.0.0.1:1',
