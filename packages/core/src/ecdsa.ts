@@ -1,6 +1,7 @@
 /**
- * ECDSA over SHA-256 on the protocol's two curves, by two drivers of one contract: libsecp256k1 as a native module
- * (K-256 only, seven times as fast) and `node:crypto` (both curves, everywhere Node runs).
+ * ECDSA over SHA-256 on the protocol's two curves, by drivers of one contract: libsecp256k1 as a native module (K-256
+ * only, seven times as fast) and `node:crypto` (both curves, everywhere Node runs). A third, for K-256 by the system's own
+ * libsecp256k1, is in `ecdsa-system.ts`.
  *
  * Signatures are 64 raw bytes, r then s, and s is never in the upper half of the curve's order: such ones are made and
  * only such ones verify. Keys and their text forms are in `crypto.ts`, which is what other modules use.
@@ -26,13 +27,16 @@ export interface Verifier {
 /** A private key made ready. */
 export interface Signer {
   readonly compressed: Uint8Array
-  /** 64 bytes. K-256 by the native driver is deterministic (RFC 6979); OpenSSL mixes in its own randomness. */
+  /** 64 bytes. K-256 by libsecp256k1 is deterministic (RFC 6979); OpenSSL mixes in its own randomness. */
   sign(message: Uint8Array): Uint8Array
 }
 
+/** `system` and `native` are libsecp256k1, the system's and the npm package's; `node` is OpenSSL. */
+export type DriverName = 'system' | 'native' | 'node'
+
 /** One implementation of one curve. */
 export interface Ecdsa {
-  readonly name: 'native' | 'node'
+  readonly name: DriverName
   /** @param point 33 (compressed) or 65 bytes (uncompressed). @throws {@link Malformed} when it is not on the curve. */
   verifier(point: Uint8Array): Verifier
   /** @param secret 32 bytes. @throws {@link Malformed} when it is zero or not below the order. */
@@ -72,7 +76,8 @@ const CURVES: Record<Curve, CurveFacts> = {
   },
 }
 
-function isPointShape(point: Uint8Array): boolean {
+/** Whether it has the length and the first byte of a point, compressed or not. */
+export function isPointShape(point: Uint8Array): boolean {
   return point.length === 33 ? point[0] === 2 || point[0] === 3 : point.length === 65 && point[0] === 4
 }
 
@@ -93,15 +98,16 @@ function toLowS(signature: Uint8Array, { order, halfOrder }: CurveFacts): Uint8A
   return signature
 }
 
-/** Makes sure of what both drivers ask of a private key, and with one message for both. */
-function assertSecret(secret: Uint8Array, order: bigint): void {
+/** Makes sure of what every driver asks of a private key, and with one message for all. @throws {@link Malformed} */
+export function assertSecret(secret: Uint8Array, curve: Curve): void {
   if (secret.length !== 32) throw new Malformed('a private key has 32 bytes')
   const scalar = BigInt(`0x${hex(secret)}`)
-  if (scalar === 0n || scalar >= order) throw new Malformed('private key out of range')
+  if (scalar === 0n || scalar >= CURVES[curve].order) throw new Malformed('private key out of range')
 }
 
-function compress(uncompressed: Uint8Array): Uint8Array {
-  const point = uncompressed.slice(0, 33)
+/** The 33 bytes of a point that has 65. */
+export function compress(uncompressed: Uint8Array): Uint8Array {
+  const point = new Uint8Array(uncompressed.subarray(0, 33))
   point[0] = 2 + (uncompressed[64]! & 1)
   return point
 }
@@ -122,7 +128,7 @@ export function nodeEcdsa(curve: Curve): Ecdsa {
       }
       const options = { key, dsaEncoding: 'ieee-p1363' } as const
       return {
-        compressed: point.length === 33 ? point.slice() : compress(point),
+        compressed: point.length === 33 ? new Uint8Array(point) : compress(point),
         verify(message, signature) {
           if (signature.length !== 64 || !isLowS(signature, facts.halfOrder)) return false
           try {
@@ -134,7 +140,7 @@ export function nodeEcdsa(curve: Curve): Ecdsa {
       }
     },
     signer(secret) {
-      assertSecret(secret, facts.order)
+      assertSecret(secret, curve)
       const ecdh = createECDH(facts.opensslName)
       ecdh.setPrivateKey(secret)
       const point = new Uint8Array(ecdh.getPublicKey())
@@ -195,8 +201,8 @@ export function nativeK256(load: (name: string) => unknown = createRequire(impor
       }
     },
     signer(secret) {
-      assertSecret(secret, CURVES.k256.order)
-      const own = secret.slice()
+      assertSecret(secret, 'k256')
+      const own = new Uint8Array(secret)
       return {
         compressed: secp.publicKeyCreate(own),
         sign: message => secp.ecdsaSign(sha256(message), own).signature,
