@@ -3,6 +3,7 @@
  * in alternating rounds so that what disturbs one case disturbs its rivals too.
  */
 import { cpus } from 'node:os'
+import { cryptoDriver } from '@millisky/core/crypto'
 
 export interface Measured {
   name: string
@@ -95,7 +96,7 @@ export function printTable(title: string, rows: readonly Measured[], unit = 'ops
 /** What a result means nothing without. */
 export function machine(): string {
   const [cpu] = cpus()
-  return `${cpu?.model ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.version}, ${process.platform} ${process.arch}`
+  return `${cpu?.model ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.version}, ${process.platform} ${process.arch}, K-256 by ${cryptoDriver}`
 }
 
 function short(n: number): string {

@@ -57,7 +57,7 @@ const manifest = {
   description,
   license,
   type: 'module',
-  bin: { millisky: 'bin/millisky.mjs' },
+  bin: { millisky: 'bin/millisky' },
   engines: { node: '>=24' },
   dependencies: Object.fromEntries(Object.entries(dependencies).sort(([a], [b]) => (a < b ? -1 : 1))),
 }
@@ -65,7 +65,11 @@ writeFileSync(`${out}/package.json`, `${JSON.stringify(manifest, null, 2)}\n`)
 mkdirSync(`${out}/bin`)
 const entry = readFileSync('packages/cli/src/entry.mjs', 'utf8').replace("'./main.ts'", "'../lib/main.mjs'")
 writeFileSync(`${out}/bin/millisky.mjs`, `#!/usr/bin/env node\n${entry}`)
-chmodSync(`${out}/bin/millisky.mjs`, 0o755)
+// The same launcher as in a checkout, for its settings of memory and for a pinned Node where one is installed.
+const launcher = readFileSync('packages/cli/bin/millisky', 'utf8').replace('/../src/entry.mjs', '/millisky.mjs')
+if (!launcher.includes('entry=$here/millisky.mjs')) throw new Error('the launcher names its entry in another way')
+writeFileSync(`${out}/bin/millisky`, launcher)
+for (const file of ['millisky', 'millisky.mjs']) chmodSync(`${out}/bin/${file}`, 0o755)
 for (const file of ['README.md', 'LICENSE', 'CHANGELOG.md']) copyFileSync(file, `${out}/${file}`)
 
 const bytes = Object.values(result.metafile.outputs).reduce((sum, { bytes }) => sum + bytes, 0)

@@ -84,6 +84,9 @@ export async function runDaemon(name: DaemonName, argv: readonly string[], versi
   const life = new Lifetime({ log })
   life.add(name, { start: () => daemon.listen(), stop: () => daemon.close() })
   await life.start()
+  // Loaded by now, by what needs keys. What it is makes a Relay up to ten times as fast or as slow.
+  const { cryptoDriver } = await import('@millisky/core/crypto')
+  log.info({ driver: cryptoDriver }, 'K-256 signatures')
   releaseLoadingMemory()
   // Started by `millisky dev`: when that is gone, however it ended, so are we.
   process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'))
