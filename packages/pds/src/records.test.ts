@@ -63,6 +63,7 @@ test('validation modes', () => {
 test('record keys follow syntax and schema', () => {
   assert.equal(prepare(PROFILE, { displayName: 'A' }).rkey, 'self')
   assert.equal(prepare(PROFILE, { displayName: 'A' }, undefined, 'self').rkey, 'self')
+  assert.notEqual(prepare(PROFILE, { displayName: 'A' }, false).rkey, 'self', 'the schema counts for nothing')
   const other = refusal(() => prepare(PROFILE, { displayName: 'A' }, undefined, 'other'))
   assert.match(other.message, /^Invalid record key for app\.bsky\.actor\.profile/)
   assert.equal(prepare(PROFILE, { displayName: 'A' }, false, 'other').rkey, 'other')

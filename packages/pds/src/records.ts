@@ -41,7 +41,7 @@ export interface PreparedRecord {
 
 export interface RecordInput {
   collection: Nsid
-  /** One is made if absent: what the schema fixes, or `nextRkey()`. */
+  /** One is made if absent: what the schema fixes, if that counts, or `nextRkey()`. */
   rkey?: string | undefined
   record: Obj
   validate: ValidateMode
@@ -56,7 +56,7 @@ export function prepareRecord(input: RecordInput): PreparedRecord {
   const value = withType(collection, record)
   assertReadable(value)
   const schema = recordSchema(collection)
-  const rkey = given ?? fixedKey(schema) ?? nextRkey()
+  const rkey = given ?? (validate === false ? undefined : fixedKey(schema)) ?? nextRkey()
   if (!isRkey(rkey)) throw invalid(`Invalid record key: ${rkey}`)
   if (given !== undefined && hasSlur(given)) throw invalid('Unacceptable slur in record key')
   // Before blobs are looked for, since a schema says more of what is wrong with one.

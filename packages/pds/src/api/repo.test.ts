@@ -286,6 +286,7 @@ test('inactive accounts write nothing and show nothing', async t => {
     assert.equal(pds.store.log.head, head + 1)
     const write = await pds.post('com.atproto.repo.createRecord', create(alice, post('y')), alice)
     assert.deepEqual([write.status, write.json.error], [401, error])
+    for (const wrong of await badWrites(pds, alice)) assert.equal(wrong, `401 ${error}`, 'before what is wrong with it')
     assert.equal((await pds.get('com.atproto.repo.getRecord', where)).json.message, 'Could not locate record')
     assert.equal((await pds.get('com.atproto.repo.listRecords', where)).status, 400)
     assert.equal(pds.store.log.head, head + 1)
@@ -295,6 +296,23 @@ test('inactive accounts write nothing and show nothing', async t => {
   await pds.lifecycle.activate(alice.did)
   assert.equal((await pds.post('com.atproto.repo.createRecord', create(alice, post('y')), alice)).status, 200)
 })
+
+/** What is said to writes that no account could make. */
+async function badWrites(pds: Awaited<ReturnType<typeof startTestPds>>, user: TestUser): Promise<string[]> {
+  const at = { repo: user.did, collection: 'app.bsky.feed.post', rkey: 'no-tid' }
+  const value = { $type: 'app.bsky.feed.post', text: 5 }
+  const writes = [{ $type: 'com.atproto.repo.applyWrites#create', collection: at.collection, rkey: at.rkey, value }]
+  const said: string[] = []
+  for (const [method, body] of [
+    ['createRecord', { ...at, record: value }],
+    ['putRecord', { ...at, record: value }],
+    ['applyWrites', { repo: user.did, writes }],
+  ] as const) {
+    const { status, json } = await pds.post(`com.atproto.repo.${method}`, body, user)
+    said.push(`${status} ${json.error}`)
+  }
+  return said
+}
 
 test('data that JSON cannot hold survives', async t => {
   const pds = await startTestPds(t)

@@ -64,7 +64,7 @@ function addWrites(xrpc: Xrpc, parts: Parts): void {
     const { collection, rkey, validate } = input
     const did = await ownRepo(parts, input.repo, auth)
     auth.mayWrite('create', collection)
-    const record = prepare(parts, collection, rkey, input.record, validate)
+    const record = await told(parts, did, () => prepare(parts, collection, rkey, input.record, validate))
     const { commit } = await parts.repos.write(
       did,
       [{ action: 'create', record, unique: validate !== false }],
@@ -78,7 +78,7 @@ function addWrites(xrpc: Xrpc, parts: Parts): void {
     auth.mayWrite('create', collection)
     auth.mayWrite('update', collection)
     if (collection === PROFILE) await renewProfile(parts.store, did, rkey, input.record)
-    const record = prepare(parts, collection, rkey, input.record, validate)
+    const record = await told(parts, did, () => prepare(parts, collection, rkey, input.record, validate))
     const put: WantedWrite = { action: 'put', record }
     if (swapRecord !== undefined) put.swapRecord = swapRecord === null ? null : Cid.parse(swapRecord)
     const { commit } = await parts.repos.write(did, [put], swap(input))
@@ -113,7 +113,10 @@ async function applyAll(parts: Parts, input: ApplyWrites, auth: User) {
   if (input.writes.length > COMMIT_OPS_MAX) {
     throw new Refused('InvalidRequest', `Too many writes. Max: ${COMMIT_OPS_MAX}`)
   }
-  const planned = input.writes.map((write, i) => planWrite(parts, did, write, i, input.validate, auth))
+  const { writes, validate } = input
+  const planned = await told(parts, did, () =>
+    writes.map((write, i) => planWrite(parts, did, write, i, validate, auth)),
+  )
   const { commit } = await parts.repos.write(
     did,
     planned.map(plan => plan.want),
@@ -248,6 +251,19 @@ function prepare(
   at?: string,
 ): PreparedRecord {
   return prepareRecord({ collection, rkey, record, validate, nextRkey: () => repos.nextRkey(), ...(at && { at }) })
+}
+
+/** What `attempt` gives, or else what is wrong with the account, before what is wrong with the record. */
+async function told<T>({ store }: Parts, did: Did, attempt: () => T): Promise<T> {
+  try {
+    return attempt()
+  } catch (problem) {
+    // Only now: an account is looked at again where a good record is written.
+    const account = await store.accounts.byDid(did)
+    if (!account) throw new Refused('AccountNotFound', 'Account not found', 403)
+    assertWritable(statusOf(account))
+    throw problem
+  }
 }
 
 function swap({ swapCommit }: { swapCommit?: string }): { swapCommit?: Cid } {
