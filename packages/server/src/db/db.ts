@@ -88,7 +88,10 @@ export interface SqliteDb<S> extends Db<S> {
    *   for without a promise. Where both occur, use `transactionGrouped`.
    */
   transactionSync<T>(fn: (tx: SyncTx) => T): T
-  /** Like `transaction`, in line with the others and sharing their commit, for a function that needs no promises. */
+  /**
+   * Like `transaction`, in line with the others and sharing their commit, for a function that needs no promises. It is run once more
+   * when another that shares its commit fails halfway, so what it does outside the database must bear repeating (or wait for `onCommit`).
+   */
   transactionGrouped<T>(fn: (tx: SyncTx) => T): Promise<T>
 }
 

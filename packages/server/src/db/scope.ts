@@ -2,6 +2,20 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 
 const current = new AsyncLocalStorage<{ readonly open: boolean }>()
 
+/** The synchronous transaction whose body is running. */
+let running: { readonly open: boolean } | null = null
+
+/** {@link insideTransaction} for a body that runs to its end here and now, which needs no context that is carried along. */
+export function duringTransaction<T>(tx: { readonly open: boolean }, fn: () => T): T {
+  const before = running
+  running = tx
+  try {
+    return fn()
+  } finally {
+    running = before
+  }
+}
+
 /** Runs the body of a transaction such that {@link assertOutsideTransaction} can tell. */
 export function insideTransaction<T>(tx: { readonly open: boolean }, fn: () => T): T {
   return current.run(tx, fn)
@@ -12,7 +26,7 @@ export function insideTransaction<T>(tx: { readonly open: boolean }, fn: () => T
  * PostgreSQL it would quietly not be part of it.
  */
 export function assertOutsideTransaction(): void {
-  if (current.getStore()?.open) {
+  if (running?.open || current.getStore()?.open) {
     throw new Error('inside a transaction, use the transaction for writes, not the database')
   }
 }

@@ -7,7 +7,7 @@ import type { CompiledQuery, Kysely, QueryResult } from 'kysely'
 import type { DbLog, Executor, OpenDbOptions, SqliteDb, SyncTx, Tx } from './db.ts'
 import { createBoundKysely, createKysely } from './dialect.ts'
 import { checkMigrated, migrate } from './migrate.ts'
-import { assertOpen, assertOutsideTransaction, insideTransaction, runHooks } from './scope.ts'
+import { assertOpen, assertOutsideTransaction, duringTransaction, insideTransaction, runHooks } from './scope.ts'
 import { SqliteConnection } from './sqlite-connection.ts'
 import { compileStatement, isWrite, type Query, Statement } from './statement.ts'
 
@@ -49,9 +49,16 @@ function locate(url: string): { path: string; folder: string | null } {
   return { path: resolve(path), folder: null }
 }
 
+/** What a job does inside the open group. When it fails it has undone its own changes, or throws {@link Stained}. */
+type Work<T> = (hooks: (() => void)[], guarded: boolean) => T | Promise<T>
+
 interface Job {
-  /** Does the work inside the open group, and undoes its own changes when it fails. */
-  work: (hooks: (() => void)[]) => unknown
+  work: Work<unknown>
+  /**
+   * Whether it is to run under a savepoint of its own. The rest need none, which spares copies of all pages that they
+   * change: when one of them fails halfway, the group is undone, and all in it run again guarded.
+   */
+  guarded: boolean
   hooks: (() => void)[]
   value: unknown
   resolve: (value: unknown) => void
@@ -142,7 +149,7 @@ class SqliteDatabase<S> implements SqliteDb<S> {
     this.#begin()
     let value: T
     try {
-      value = insideTransaction(tx, () => fn(tx))
+      value = duringTransaction(tx, () => fn(tx))
       refusePromise(value)
       this.#writer.control('commit')
     } catch (error) {
@@ -157,10 +164,16 @@ class SqliteDatabase<S> implements SqliteDb<S> {
   }
 
   transactionGrouped<T>(fn: (tx: SyncTx) => T): Promise<T> {
-    return this.#enqueue(hooks => {
+    return this.#enqueue((hooks, guarded) => {
       const tx = new SyncTransaction(this.#writer, hooks)
+      const run = () => duringTransaction(tx, () => fn(tx))
       try {
-        return tx.savepoint(() => insideTransaction(tx, () => fn(tx)))
+        if (guarded) return tx.savepoint(run)
+        const value = run()
+        refusePromise(value)
+        return value
+      } catch (error) {
+        throw tx.hasChanged && !guarded ? new Stained(error) : error
       } finally {
         tx.open = false
       }
@@ -168,7 +181,8 @@ class SqliteDatabase<S> implements SqliteDb<S> {
   }
 
   transaction<T>(fn: (tx: Tx<S>) => T | Promise<T>): Promise<T> {
-    return this.#enqueue(async hooks => {
+    const inContext = AsyncLocalStorage.snapshot()
+    const work: Work<T> = async hooks => {
       const tx = new AsyncTransaction<S>(this.#writer, hooks)
       const slow = setTimeout(() => {
         this.#log?.warn(
@@ -182,7 +196,8 @@ class SqliteDatabase<S> implements SqliteDb<S> {
         clearTimeout(slow)
         tx.open = false
       }
-    })
+    }
+    return this.#enqueue<T>((hooks, guarded) => inContext(work, hooks, guarded), { guarded: true })
   }
 
   async snapshot<T>(fn: (view: Executor<S>) => T | Promise<T>): Promise<T> {
@@ -200,10 +215,11 @@ class SqliteDatabase<S> implements SqliteDb<S> {
 
   /** One step of migration, on the writer, with the write lock held from the start. */
   async migrateIn<T>(fn: (schema: Kysely<unknown>) => Promise<T>): Promise<T> {
-    return this.#enqueue(async hooks => {
+    const work: Work<T> = async hooks => {
       const tx = new AsyncTransaction<unknown>(this.#writer, hooks)
       return tx.savepoint(() => fn(tx.kysely))
-    })
+    }
+    return this.#enqueue(work, { guarded: true })
   }
 
   async close(): Promise<void> {
@@ -243,7 +259,7 @@ class SqliteDatabase<S> implements SqliteDb<S> {
 
   async #execute<R>(query: CompiledQuery): Promise<QueryResult<R>> {
     if (!isWrite(query)) return this.#reader().execute<R>(query)
-    return await this.#enqueue(() => atomically(this.#writer, () => this.#writer.execute<R>(query)))
+    return await this.#enqueue(() => this.#writer.execute<R>(query))
   }
 
   /** A stream keeps its statement open, so it gets a connection of its own. */
@@ -256,13 +272,13 @@ class SqliteDatabase<S> implements SqliteDb<S> {
     }
   }
 
-  #enqueue<T>(work: (hooks: (() => void)[]) => T | Promise<T>): Promise<T> {
+  #enqueue<T>(work: Work<T>, { guarded = false } = {}): Promise<T> {
     if (this.#readonly) return Promise.reject(new Error(`the database ${this.path} is open for reading only`))
     assertOutsideTransaction()
-    const inContext = AsyncLocalStorage.snapshot()
     const { promise, resolve, reject } = Promise.withResolvers<T>()
     this.#queue.push({
-      work: hooks => inContext(work, hooks),
+      work,
+      guarded,
       hooks: [],
       value: undefined,
       resolve: resolve as (value: unknown) => void,
@@ -291,16 +307,23 @@ class SqliteDatabase<S> implements SqliteDb<S> {
     }
     try {
       const started = performance.now()
+      let guarded = false
       while (this.#queue.length > 0 && done.length < GROUP_MAX && performance.now() - started < GROUP_MS) {
         const job = this.#queue.shift()!
         try {
-          const value = job.work(job.hooks)
+          guarded ||= job.guarded
+          const value = job.work(job.hooks, guarded)
           job.value = value instanceof Promise ? await value : value
           done.push(job)
         } catch (error) {
-          job.reject(error)
+          if (error instanceof Stained && this.#writer.inTransaction) {
+            this.#queue.unshift(...done.splice(0).map(guard), guard(job))
+            throw error
+          }
+          const cause = error instanceof Stained ? error.cause : error
+          job.reject(cause)
           // Out of disk and the like: SQLite has undone the whole group on its own.
-          if (!this.#writer.inTransaction) throw error
+          if (!this.#writer.inTransaction) throw cause
         }
       }
       this.#writer.control('commit')
@@ -328,6 +351,17 @@ class SqliteDatabase<S> implements SqliteDb<S> {
       throw locked
     }
   }
+}
+
+/** A failed job has changed something, which only the end of its group will undo. `cause` is what has failed. */
+class Stained extends Error {
+  constructor(cause: unknown) {
+    super('failed without a savepoint', { cause })
+  }
+}
+
+function guard(job: Job): Job {
+  return { ...job, guarded: true, hooks: [] }
 }
 
 /** Runs `fn` inside a savepoint of an open transaction. */
@@ -360,6 +394,8 @@ function refusePromise(value: unknown): void {
 
 class SyncTransaction implements SyncTx {
   open = true
+  /** Whether a statement that may change something has been run to its end. */
+  hasChanged = false
   readonly hooks: (() => void)[]
   protected readonly connection: SqliteConnection
 
@@ -370,17 +406,23 @@ class SyncTransaction implements SyncTx {
 
   all<P extends readonly unknown[], R>(statement: Statement<P, R>, params: P): R[] {
     assertOpen(this)
-    return this.connection.all(statement, params)
+    const result = this.connection.all(statement, params)
+    if (statement.writes) this.hasChanged = true
+    return result
   }
 
   get<P extends readonly unknown[], R>(statement: Statement<P, R>, params: P): R | undefined {
     assertOpen(this)
-    return this.connection.get(statement, params)
+    const result = this.connection.get(statement, params)
+    if (statement.writes) this.hasChanged = true
+    return result
   }
 
   run<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): number {
     assertOpen(this)
-    return this.connection.run(statement, params)
+    const result = this.connection.run(statement, params)
+    if (statement.writes) this.hasChanged = true
+    return result
   }
 
   savepoint<T>(fn: () => T): T {
