@@ -89,13 +89,15 @@ export class Accounts {
   async #create(handle: Handle, email: string, wanted: WantedAccount): Promise<Account> {
     const { store, lifecycle } = this.#parts
     const { inviteCode, password } = wanted
-    if (inviteCode) await this.#assertInvite(inviteCode)
+    if (inviteCode && this.#parts.inviteRequired) await this.#assertInvite(inviteCode)
     // Whoever moves here and asks again is told that, and not that somebody has their handle.
     if (wanted.did && wanted.provenBy === wanted.did) await this.#assertNew(wanted.did)
     if (await store.accounts.byHandle(handle)) throw taken('Handle', handle)
     if (await store.accounts.byEmail(email)) throw taken('Email', wanted.email!)
+    if (wanted.did && wanted.plcOperation === undefined) assertProven(wanted.did, wanted.provenBy)
+    // One that is not asked for is looked at last, and before an identity is made in vain.
+    if (inviteCode && !this.#parts.inviteRequired) await this.#assertInvite(inviteCode)
     if (wanted.plcOperation !== undefined) return this.#createOwned(handle, email, wanted)
-    if (wanted.did) assertProven(wanted.did, wanted.provenBy)
     const hash = password ? await hashPassword(password, randomBytes(16)) : null
     const identity = wanted.did
       ? await this.#existingIdentity(wanted.did)

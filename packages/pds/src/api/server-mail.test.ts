@@ -133,6 +133,8 @@ test('an account is deleted by its password and the code together', async t => {
   assert.deepEqual(await remove(alice.did, alice.password, bobs.code), invalid)
   const unknown = await remove('did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', alice.password, mail.code)
   assert.deepEqual(unknown, [400, 'InvalidRequest', 'account not found'])
+  const tooLong = await remove('did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', 'x'.repeat(513), mail.code)
+  assert.deepEqual(tooLong, [401, 'AuthenticationRequired', 'Password too long. Consider resetting your password.'])
   clock.now += 15 * MINUTE
   assert.deepEqual(await remove(alice.did, alice.password, mail.code), expired)
   await done('requestAccountDelete', undefined, alice.auth)

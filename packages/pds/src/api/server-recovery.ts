@@ -11,6 +11,7 @@ import type { Departures } from '../departures.ts'
 import type { Mailer } from '../mail.ts'
 import type { MailCodes } from '../mail-codes.ts'
 import { accountDeleteMail, passwordResetMail } from '../mail-texts.ts'
+import { assertPasswordLength } from '../passwords.ts'
 import { type Limits, perAccount, perAddress } from '../rates.ts'
 import type { Store } from '../store/store.ts'
 import { ownAccount } from './availability.ts'
@@ -62,6 +63,7 @@ function addDeletion(xrpc: Xrpc, parts: RecoveryApiParts): void {
     await mailer.send({ to, ...accountDeleteMail({ token }) })
   })
   xrpc.procedure(deleteAccount, { rates: perAddress(limits?.deletions) }, async ({ input }) => {
+    assertPasswordLength(input.password)
     const account = await store.accounts.byDid(input.did)
     if (!account) throw new Refused('InvalidRequest', 'account not found')
     if (!(await credentials.isPassword(account, input.password))) {

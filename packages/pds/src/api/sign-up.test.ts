@@ -81,6 +81,7 @@ test('what is wrong with a sign-up is said as clients expect it', async t => {
     [wanted('bob', { handle: 'bob.local' }), invalid('Handle TLD is invalid or disallowed', 'InvalidHandle')],
     [wanted('bob', { password: 'x'.repeat(257) }), invalid('Password too long. Maximum length is 256 characters.')],
     [wanted('bob', { inviteCode: 'nope' }), invalid('Provided invite code not available', 'InvalidInviteCode')],
+    [wanted('alice', { inviteCode: 'nope' }), invalid('Handle already taken: alice.test')],
     [wanted('bob', { plcOp: {} }), invalid('Unsupported input: "plcOp"')],
     [wanted('bob', { recoveryKey: 'did:key:zzz' }), invalid('recoveryKey is not a did:key of P-256 or K-256')],
     [
