@@ -25,7 +25,10 @@ export class MissingBlock extends Error {
 
 /** A set of blocks in memory, iterated in the order of first insertion. */
 export class Blocks implements BlockSource {
-  #blocks = new Map<string, Block>()
+  // Not by their keys: V8 enters each string that a map is asked for in a table of its own, where only full collections find it.
+  readonly #blocks = new Map<number | string, Block>()
+  /** How many are named by their whole CIDs. */
+  #named = 0
   #byteSize = 0
 
   constructor(blocks?: Iterable<Block>) {
@@ -34,27 +37,38 @@ export class Blocks implements BlockSource {
 
   /** Puts a block in; one that is there already stays. */
   add(block: Block): this {
-    const key = block.cid.key
-    if (!this.#blocks.has(key)) {
-      this.#blocks.set(key, block)
+    const name = this.#nameOf(block.cid)
+    if (!this.#blocks.has(name)) {
+      this.#blocks.set(name, block)
       this.#byteSize += block.bytes.length
+      if (typeof name === 'string') this.#named++
     }
     return this
   }
 
   get(cid: Cid): Uint8Array | undefined {
-    return this.#blocks.get(cid.key)?.bytes
+    return this.#blocks.get(this.#nameOf(cid))?.bytes
   }
 
   has(cid: Cid): boolean {
-    return this.#blocks.has(cid.key)
+    return this.#blocks.has(this.#nameOf(cid))
   }
 
   delete(cid: Cid): boolean {
-    const block = this.#blocks.get(cid.key)
+    const name = this.#nameOf(cid)
+    const block = this.#blocks.get(name)
     if (!block) return false
     this.#byteSize -= block.bytes.length
-    return this.#blocks.delete(cid.key)
+    if (typeof name === 'string') this.#named--
+    return this.#blocks.delete(name)
+  }
+
+  /** Under what a block is, or would be, filed: a number, or its whole CID if the number is another one's. */
+  #nameOf(cid: Cid): number | string {
+    if (this.#named > 0 && this.#blocks.has(cid.key)) return cid.key
+    const { short } = cid
+    const other = this.#blocks.get(short)
+    return other === undefined || other.cid.equals(cid) ? short : cid.key
   }
 
   /** Number of blocks. */

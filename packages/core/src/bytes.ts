@@ -71,8 +71,11 @@ export function latin1(bytes: Uint8Array, start = 0, end = bytes.length): string
 
 /** The bytes of a string whose chars are all 0-255; the inverse of {@link latin1}, unchecked. */
 export function fromLatin1(text: string): Uint8Array {
-  const bytes = new Uint8Array(text.length)
-  latin1Write.call(bytes, text, 0, text.length)
+  const { length } = text
+  const bytes = new Uint8Array(length)
+  // Short ones lie in V8's own memory, until the runtime writes into them, which gives them memory of their own.
+  if (length <= 64) for (let i = 0; i < length; i++) bytes[i] = text.charCodeAt(i)
+  else latin1Write.call(bytes, text, 0, length)
   return bytes
 }
 

@@ -109,6 +109,17 @@ export class Cid {
     return (this.#key ??= latin1(this.#source!, this.#at, this.#at + this.#length))
   }
 
+  /** Thirty bits from its end, which are of the hash: a much cheaper key than {@link key}, but two CIDs can be made that share it. */
+  get short(): number {
+    const end = this.#length
+    return (
+      (this.#byte(end - 4) << 22) |
+      (this.#byte(end - 3) << 14) |
+      (this.#byte(end - 2) << 6) |
+      (this.#byte(end - 1) >> 2)
+    )
+  }
+
   /** 0 or 1; always 1 in atproto. */
   get version(): 0 | 1 {
     return this.#byte(0) === 1 ? 1 : 0

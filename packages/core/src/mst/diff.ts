@@ -1,5 +1,5 @@
 /** What differs between two Merkle Search Trees. */
-import type { Block } from '../blocks.ts'
+import { type Block, Blocks } from '../blocks.ts'
 import type { Cid } from '../cid.ts'
 import { cidOf, type Node } from './node.ts'
 import type { Tree } from './tree.ts'
@@ -36,16 +36,16 @@ export function diff(a: Tree | null, b: Tree): Diff {
   const { lost, gained, changes } = comparison
   return {
     // A subtree is entered on both sides when a key next to it changed; if it is the same it is neither.
-    gained: [...gained.values()].filter(({ cid }) => !lost.has(cid.key)),
-    lost: [...lost.values()].filter(cid => !gained.has(cid.key)),
+    gained: [...gained].filter(({ cid }) => !lost.has(cid)),
+    lost: [...lost].map(({ cid }) => cid).filter(cid => !gained.has(cid)),
     changes,
   }
 }
 
 class Comparison {
-  /** The nodes entered so far, by the keys of their CIDs. */
-  readonly lost = new Map<string, Cid>()
-  readonly gained = new Map<string, Block>()
+  /** The nodes entered so far. */
+  readonly lost = new Blocks()
+  readonly gained = new Blocks()
   readonly changes: Change[] = []
   readonly #left: Cursor | null
   readonly #right: Cursor
@@ -90,12 +90,12 @@ class Comparison {
     if (to !== null) right!.next()
   }
 
-  #lose({ cid }: Node): void {
-    this.lost.set(cid.key, cid)
+  #lose({ cid, bytes }: Node): void {
+    this.lost.add({ cid, bytes })
   }
 
   #gain({ cid, bytes }: Node): void {
-    this.gained.set(cid.key, { cid, bytes })
+    this.gained.add({ cid, bytes })
   }
 }
 
