@@ -248,16 +248,14 @@ export function writeBlock(target: Uint8Array, at: number, { cid, bytes }: Block
   return at + cid.length + bytes.length
 }
 
-/** How long a block is in a CAR, given as what stands there behind its length: its CID, then its bytes. */
-export function sectionBytes(section: Uint8Array): number {
-  return varintBytes(section.length) + section.length
+/** How long a block is in a CAR, if its CID and bytes together have this length. */
+export function sectionBytes(length: number): number {
+  return varintBytes(length) + length
 }
 
-/** Like {@link writeBlock}, for a block given as in {@link sectionBytes}. */
-export function writeSection(target: Uint8Array, at: number, section: Uint8Array): number {
-  at = writeVarint(target, at, section.length)
-  target.set(section, at)
-  return at + section.length
+/** Writes what stands before a block's CID and bytes, which together have this length; returns the offset behind it. */
+export function writeSectionHead(target: Uint8Array, at: number, length: number): number {
+  return writeVarint(target, at, length)
 }
 
 function varintBytes(n: number): number {

@@ -134,8 +134,8 @@ test('what nobody reads is not read from the database', async t => {
         pds.store.repos.snapshot(account, view =>
           fn({
             ...view,
-            async page(after, below) {
-              const page = await view.page(after, below)
+            async page(from, below) {
+              const page = await view.page(from, below)
               read += page.bytes.length
               return page
             },

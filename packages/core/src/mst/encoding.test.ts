@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { decode, encode, type Obj, type Value } from '../cbor.ts'
 import { Cid } from '../cid.ts'
 import { Malformed } from '../errors.ts'
-import { decodeNode, encodeNode, withLink } from './encoding.ts'
+import { decodeNode, encodeNode, findCids, withLink } from './encoding.ts'
 import { commonPrefix, isKey } from './key.ts'
 import { recordCid } from './testing-trees.ts'
 
@@ -78,6 +78,23 @@ test('nodes are encoded as the generic codec does it, and decoded to what they w
       assert.deepEqual(back.values.map(String), values.map(String))
       assert.deepEqual(back.links.map(String), links.map(String))
       assert.ok(slowAccepts(bytes))
+    }),
+  )
+})
+
+test('the CIDs of a node are found among other bytes', () => {
+  fc.assert(
+    fc.property(someNode, fc.nat(40), fc.nat(40), ({ keys, values, links }, before, behind) => {
+      const node = encodeNode(keys, values, links)
+      const bytes = new Uint8Array(before + node.length + behind).fill(0xf6)
+      bytes.set(node, before)
+      const to = before + node.length
+      const found = [7]
+      findCids(bytes, before, to, found)
+      const expected = links.flatMap((link, i) => (i < keys.length ? [link, values[i]!] : [link]))
+      const read = found.slice(1).map(at => (at === -1 ? null : Cid.view(bytes, at, 36)))
+      assert.deepEqual(read.map(String), expected.map(String))
+      for (const other of [to - 1, to + 1]) assert.throws(() => findCids(bytes, before, other, []), Malformed)
     }),
   )
 })

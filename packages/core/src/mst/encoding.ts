@@ -91,15 +91,44 @@ function linkAt(bytes: Uint8Array, i: number): number {
   if (i === 0) return bytes.length - CID_BYTES
   let at = 3 + 1 + argumentLength(bytes[3]!)
   for (let entry = 1; ; entry++) {
-    const head = bytes[at + 3]!
-    const extra = argumentLength(head)
-    let rest = head & 0x1f
-    if (extra > 0) rest = extra === 1 ? bytes[at + 4]! : (bytes[at + 4]! << 8) | bytes[at + 5]!
-    at += 4 + extra + rest + 2
+    at += 4 + argumentLength(bytes[at + 3]!) + argumentAt(bytes, at + 3) + 2
     at += 1 + argumentLength(bytes[at]!) + 2
     if (entry === i) return at + LINK_BYTES - CID_BYTES
     at += (bytes[at] === NULL ? 1 : LINK_BYTES) + 2 + LINK_BYTES
   }
+}
+
+/**
+ * Adds to `found` where the CIDs stand that a node names, as offsets of `bytes`, in which the node lies from `from` to `to`: that of
+ * its first subtree, its first record, the subtree behind that and so on, one subtree more than records; -1 for no subtree.
+ * For nodes of our own, which are not checked but for where they end.
+ * @throws Malformed
+ */
+export function findCids(bytes: Uint8Array, from: number, to: number, found: number[]): void {
+  const first = found.length
+  found.push(-1)
+  let at = from + 3
+  let left = argumentAt(bytes, at)
+  at += 1 + argumentLength(bytes[at]!)
+  for (; left > 0 && at < to; left--) {
+    at += 4 + argumentLength(bytes[at + 3]!) + argumentAt(bytes, at + 3) + 2
+    at += 1 + argumentLength(bytes[at]!) + 2
+    const isLinked = bytes[at] !== NULL
+    const link = isLinked ? at + LINK_BYTES - CID_BYTES : -1
+    at += (isLinked ? LINK_BYTES : 1) + 2 + LINK_BYTES
+    found.push(at - CID_BYTES, link)
+  }
+  at += 2
+  const isLinked = bytes[at] !== NULL
+  if (isLinked) found[first] = at + LINK_BYTES - CID_BYTES
+  at += isLinked ? LINK_BYTES : 1
+  if (left > 0 || at !== to) throw new Malformed('not an MST node', from)
+}
+
+/** The argument, below 65,536, of the (trusted) head at `at`. */
+function argumentAt(bytes: Uint8Array, at: number): number {
+  const low = bytes[at]! & 0x1f
+  return low < 24 ? low : low === 24 ? bytes[at + 1]! : (bytes[at + 1]! << 8) | bytes[at + 2]!
 }
 
 const argumentLength = (head: number): number => ((head & 0x1f) < 24 ? 0 : (head & 0x1f) - 23)

@@ -1,195 +1,120 @@
 /**
  * The way through a repository's tree that a streamable CAR takes: each node, then its subtrees and records from the left.
  *
- * The database is asked for many blocks at a time: records come in pages, and nodes in groups of those that are next at their
- * depth. Whether each is the one that the tree names is known by the CID stored with it; whether its bytes are still those of
- * that CID is left to the reader of the CAR, who has to check it anyhow.
+ * The database is asked for many blocks at a time, and of nodes no more is made than a list of where CIDs stand in them. Whether a
+ * block is the one that the tree names is known by the CID stored with it; whether its bytes are still those of that CID is left
+ * to the reader of the CAR, who has to check it anyhow.
  */
 import type { Block } from '@millisky/core/blocks'
-import { CID_BYTES, type Cid } from '@millisky/core/cid'
-import { decodeNode } from '@millisky/core/mst/encoding'
-import { LEFT_OUT, NODES_AT_ONCE_MAX, OLD, type Pack, type RepoSnapshot } from '../store/store.ts'
+import { Pack } from '../store/packs.ts'
+import type { RepoSnapshot } from '../store/store.ts'
+import { keysOf, type Nodes, NodesAhead, NodesAtHand, type Place, type Range } from './nodes.ts'
 
-/** Both excluded. */
-export interface Range {
-  above: string
-  below: string
+const NOTHING = new Pack(new Uint8Array(0))
+
+/** A walk through all that is in a range, or that of it which came after a rev. */
+export async function startWalk(view: RepoSnapshot, range: Range | null, since?: string): Promise<Walk> {
+  const few = range === null && since === undefined ? await view.fewNodes() : null
+  const { above, below } = range ?? { above: '', below: '~' }
+  return new Walk(view, few ? new NodesAtHand(view, few) : new NodesAhead(view, { above, below }, since), below, since)
 }
 
-/** A block as it stands in a CAR behind its length: the CID of 36 bytes, then its own. */
-export type Section = Uint8Array
+/** Goes from one block to the next, at once where the database answers at once: a promise for each would be most of the cost. */
+class Walk {
+  /** The present block: its CID and bytes lie in `bytes` from `from` to `to`, unless it is `large`. */
+  bytes = NOTHING.bytes
+  from = 0
+  to = 0
+  large: Block | null = null
 
-/** A node whose first `next` entries, each with the subtree before it, are done. */
-interface Place {
-  readonly link: Cid
-  /** Null for a node that is older than wanted. */
-  readonly block: Section | Block | null
-  readonly keys: readonly string[]
-  readonly values: readonly Cid[]
-  /** Those that lead into the range. */
-  readonly links: (Cid | null)[]
-  next: number
-  /** Whether the subtree before entry `next` is done. */
-  below: boolean
-}
-
-/** Gives one block after the other, at once where the database answers at once: a promise for each would be most of the cost. */
-export class Walk {
   readonly #view: RepoSnapshot
-  readonly #range: Range
+  readonly #nodes: Nodes
+  readonly #below: string
   readonly #since: string | undefined
-  readonly #stack: Place[] = []
-  /** By depth, links to nodes that were not read yet, and nodes that were and have not had their turn, in its order. */
-  readonly #ahead: Cid[][] = []
-  readonly #read: Place[][] = []
-  #root: Cid | null
-  #page: Pack = { sizes: [], bytes: new Uint8Array(0) }
-  /** The next record on the page, and where it begins. */
-  #onPage = 0
-  #at = 0
-  #after: string
+  /** Where the walk is, and above that the nodes that lead there. */
+  #place: Place | undefined
+  readonly #above: Place[] = []
+  #page = NOTHING
 
-  constructor(view: RepoSnapshot, range: Range, since: string | undefined) {
+  constructor(view: RepoSnapshot, nodes: Nodes, below: string, since: string | undefined) {
     this.#view = view
-    this.#range = range
+    this.#nodes = nodes
+    this.#below = below
     this.#since = since
-    this.#root = view.head.data
-    this.#ahead.push([view.head.data])
-    this.#after = range.above
+    // As if a node with nothing else in it led to the root.
+    const pack = new Pack(view.head.data.bytes)
+    this.#place = { pack, from: 0, to: 0, large: null, cids: [0], next: 0, end: 1 }
   }
 
-  /** The next block; undefined at the end. */
-  next(): Section | Block | undefined | Promise<Section | Block | undefined> {
+  /** Goes to the next block; false at the end. @throws Error where the database is not what the tree says */
+  next(): boolean | Promise<boolean> {
     for (;;) {
-      const found = this.#step()
-      if (found instanceof Promise) return found.then(block => (block === null ? this.next() : block))
-      if (found !== null) return found
-    }
-  }
-
-  /** Null if there was nothing to give at this place. */
-  #step(): Section | Block | null | undefined | Promise<Section | Block | null> {
-    const place = this.#stack.at(-1)
-    if (!place) {
-      const root = this.#root
-      this.#root = null
-      return root ? this.#enter(root) : undefined
-    }
-    const { keys, values, links, next } = place
-    if (!place.below) {
-      place.below = true
-      const link = links[next]
-      return link ? this.#enter(link) : null
-    }
-    const key = keys[next]
-    if (key === undefined) {
-      this.#stack.pop()
-      return null
-    }
-    place.next++
-    place.below = false
-    return key > this.#range.above && key < this.#range.below ? this.#record(key, values[next]!) : null
-  }
-
-  #enter(link: Cid): Section | Block | null | Promise<Section | Block | null> {
-    const depth = this.#stack.length
-    if (this.#read[depth]?.length) return this.#entered(link, depth)
-    const reading = this.#readAhead(depth)
-    return reading instanceof Promise ? reading.then(() => this.#entered(link, depth)) : this.#entered(link, depth)
-  }
-
-  #entered(link: Cid, depth: number): Section | Block | null {
-    const place = this.#read[depth]!.shift()!
-    if (place.link !== link) throw new Error(`tree node ${link} is not the next of its depth`)
-    if (place.block !== null) this.#stack.push(place)
-    return place.block
-  }
-
-  /** Reads the nodes that are next at a depth. Those above it that were read before theirs have named them, in order. */
-  #readAhead(depth: number): undefined | Promise<undefined> {
-    const links = this.#ahead[depth]!.splice(0, NODES_AT_ONCE_MAX)
-    const cids = new Uint8Array(links.length * CID_BYTES)
-    for (const [i, link] of links.entries()) link.copyTo(cids, i * CID_BYTES)
-    const pack = this.#view.nodes(cids, this.#since ?? '')
-    return pack instanceof Promise
-      ? pack.then(pack => this.#takeNodes(depth, links, pack))
-      : this.#takeNodes(depth, links, pack)
-  }
-
-  #takeNodes(depth: number, links: readonly Cid[], { sizes, bytes }: Pack): undefined | Promise<undefined> {
-    this.#read[depth] ??= []
-    for (let i = 0, at = 0; i < links.length; i++) {
-      const link = links[i]!
-      const size = sizes[i]
-      if (size === undefined || !link.standsAt(bytes, at)) throw new Error(`tree node ${link} is not in the database`)
-      if (size === LEFT_OUT) {
-        // What is behind it waits, so that nothing is read before its turn.
-        this.#ahead[depth]!.unshift(...links.slice(i === 0 ? 1 : i))
-        return i === 0 ? this.#takeLargeNode(depth, link) : undefined
+      const place = this.#place
+      if (place === undefined) return false
+      const { next, end } = place
+      if (next === end) {
+        this.#place = this.#above.pop()
+        continue
       }
-      const end = at + CID_BYTES + Math.max(size, 0)
-      this.#add(depth, link, size === OLD ? null : bytes.subarray(at, end), bytes.subarray(at + CID_BYTES, end))
-      at = end
+      place.next = next + 1
+      const at = place.cids[next]!
+      if (at === -1) continue
+      // The last is a subtree, and every other before it.
+      const isThere = (end - next) % 2 === 1 ? this.#enter(place, at) : this.#record(place, at)
+      if (isThere === true) return true
+      if (isThere !== false) return isThere.then(isThere => isThere || this.next())
     }
   }
 
-  async #takeLargeNode(depth: number, cid: Cid): Promise<undefined> {
-    const { bytes } = await this.#view.node(cid)
-    this.#add(depth, cid, { cid, bytes }, bytes)
+  #enter(place: Place, at: number): boolean | Promise<boolean> {
+    const below = this.#nodes.get(this.#above.length, place.pack, at)
+    return below instanceof Promise ? below.then(below => this.#entered(place, below)) : this.#entered(place, below)
   }
 
-  #add(depth: number, link: Cid, block: Section | Block | null, bytes: Uint8Array): void {
-    const place = { link, block, next: 0, below: false }
-    if (block === null) {
-      this.#read[depth]!.push({ ...place, keys: [], values: [], links: [] })
-      return
-    }
-    const { keys, values, links } = decodeNode(bytes)
-    const { above, below } = this.#range
-    this.#ahead[depth + 1] ??= []
-    const next = this.#ahead[depth + 1]!
-    for (let i = 0; i < links.length; i++) {
-      if ((i < keys.length && keys[i]! <= above) || (i > 0 && keys[i - 1]! >= below)) links[i] = null
-      const link = links[i]
-      if (link) next.push(link)
-    }
-    this.#read[depth]!.push({ ...place, keys, values, links })
+  #entered(above: Place, place: Place): boolean {
+    if (place.to === 0) return false
+    this.#above.push(above)
+    this.#place = place
+    this.large = place.large
+    this.bytes = place.pack.bytes
+    this.from = place.from
+    this.to = place.to
+    return true
   }
 
-  #record(path: string, cid: Cid): Section | Block | null | Promise<Section | Block | null> {
-    if (this.#since !== undefined) return this.#newRecord(path, cid, this.#since)
-    if (this.#onPage < this.#page.sizes.length) return this.#onThisPage(path, cid)
-    const page = this.#view.page(this.#after, this.#range.below)
-    const turned = (page: Pack & { last: string }): Section | Block | Promise<Block> => {
-      this.#page = page
-      this.#onPage = 0
-      this.#at = 0
-      this.#after = page.last
-      return this.#onThisPage(path, cid)
-    }
-    return page instanceof Promise ? page.then(turned) : turned(page)
+  #record(place: Place, at: number): boolean | Promise<boolean> {
+    if (this.#since !== undefined) return this.#single(place, at, this.#since)
+    if (this.#page.next()) return this.#onPage(place, at)
+    const page = this.#view.page(pathOf(place), this.#below)
+    return page instanceof Promise ? page.then(page => this.#turned(place, at, page)) : this.#turned(place, at, page)
   }
 
-  #onThisPage(path: string, cid: Cid): Section | Promise<Block> {
-    const { sizes, bytes } = this.#page
-    const at = this.#at
-    const size = sizes[this.#onPage++]
-    if (size === undefined || !cid.standsAt(bytes, at)) throw differs(path)
-    this.#at = at + CID_BYTES + Math.max(size, 0)
-    return size === LEFT_OUT ? this.#large(path, cid) : bytes.subarray(at, this.#at)
+  #turned(place: Place, at: number, page: Pack): boolean | Promise<boolean> {
+    this.#page = page
+    if (!page.next()) throw differs(place)
+    return this.#onPage(place, at)
   }
 
-  async #large(path: string, cid: Cid): Promise<Block> {
-    const record = await this.#view.record(path)
-    if (!record?.cid.equals(cid)) throw differs(path)
-    return record
+  #onPage(place: Place, at: number): boolean | Promise<boolean> {
+    const page = this.#page
+    if (!page.isSame(page.from, place.pack, at)) throw differs(place)
+    if (page.lacks !== null) return this.#single(place, at, '')
+    this.large = null
+    this.bytes = page.bytes
+    this.from = page.from
+    this.to = page.to
+    return true
   }
 
-  async #newRecord(path: string, cid: Cid, since: string): Promise<Block | null> {
-    const record = await this.#view.record(path)
-    if (!record?.cid.equals(cid)) throw differs(path)
-    return record.rev > since ? record : null
+  async #single(place: Place, at: number, since: string): Promise<boolean> {
+    const record = await this.#view.record(pathOf(place))
+    if (!record?.cid.standsAt(place.pack.bytes, at)) throw differs(place)
+    this.large = record
+    return record.rev > since
   }
 }
 
-const differs = (path: string) => new Error(`record ${path} is not what the tree says`)
+/** The path of the record that a place has just come to. */
+const pathOf = (place: Place): string => keysOf(place).at((place.next - place.end - 1) / 2)!
+
+const differs = (place: Place) => new Error(`record ${pathOf(place)} is not what the tree says`)

@@ -1,20 +1,17 @@
-/**
- * Blocks read many at a time. A row of its own for each would cost more than all else that an export does, so the database
- * joins them to one: their lengths as a text, their CIDs and bytes as one byte string.
- */
+/** Blocks read many at a time. A row of its own for each would cost more than all else that an export does. */
 import { CID_BYTES } from '@millisky/core/cid'
 import type { Db } from '@millisky/server/db/db'
 import { type RawBuilder, sql } from 'kysely'
+import { LEFT_OUT, OLD, Pack } from './packs.ts'
 import type { PdsSchema } from './schema.ts'
-import { LEFT_OUT, NODES_AT_ONCE_MAX, OLD, type Pack } from './store.ts'
+import { FEW_NODES, NODES_AT_ONCE_MAX } from './store.ts'
 
 const RECORDS_AT_ONCE = 100
 /** An account may have large blocks behind small ones. */
 const PACKED_BYTES_MAX = 2_000
 
 interface PackRow {
-  sizes: string | null
-  bytes: Uint8Array | null
+  pack: Uint8Array | null
 }
 
 type Sql = RawBuilder<unknown>
@@ -22,50 +19,52 @@ type Sql = RawBuilder<unknown>
 /** How both databases join values of rows that come in an order. In SQLite that is the order in which they are met. */
 const JOINS = {
   sqlite: {
-    texts: (value: Sql, _by: Sql) => sql`string_agg(${value}, ' ')`,
     // A byte string counts as text here, whatever is in it, and what is made of the texts is one again.
-    bytes: (value: Sql, _by: Sql) => sql`cast(string_agg(${value}, '') as blob)`,
-    none: sql`x''`,
+    joined: (value: Sql, _by: Sql) => sql`cast(string_agg(${value}, '') as blob)`,
+    text: (value: Sql) => value,
     cidsOf: (cids: Uint8Array) => sql`${cids}`,
   },
   postgres: {
-    texts: (value: Sql, by: Sql) => sql`string_agg((${value})::text, ' ' order by ${by})`,
-    bytes: (value: Sql, by: Sql) => sql`string_agg(${value}, ''::bytea order by ${by})`,
-    none: sql`''::bytea`,
+    joined: (value: Sql, by: Sql) => sql`string_agg(${value}, ''::bytea order by ${by})`,
+    text: (value: Sql) => sql`convert_to((${value})::text, 'UTF8')`,
     cidsOf: (cids: Uint8Array) => sql`${cids}::bytea`,
   },
 }
 
 export function preparePacks(db: Db<PdsSchema>) {
-  const { texts, bytes, none, cidsOf } = JOINS[db.kind]
-  const packed = (size: Sql, by: Sql) => sql`${texts(sql`size`, by)} as sizes,
-    ${bytes(sql`cid || case when size >= 0 then bytes else ${none} end`, by)} as bytes
-    from (select *, ${size} as size`
-  const size = sql`when length(bytes) > ${sql.lit(PACKED_BYTES_MAX)} then ${sql.lit(LEFT_OUT)} else length(bytes) end`
+  const { joined, text, cidsOf } = JOINS[db.kind]
+  const packed = sql`when length(bytes) > ${sql.lit(PACKED_BYTES_MAX)} then ${text(sql.lit(LEFT_OUT))} || cid
+    else ${text(sql`length(bytes)`)} || cid || bytes end`
   const places = Array.from({ length: NODES_AT_ONCE_MAX }, (_, i) => sql`(${sql.lit(i * CID_BYTES + 1)})`)
   return {
+    // A page ends where another begins: a limit would cost a copy of each row.
     recordPack: db.prepare(
-      (account: number, after: string, below: string) =>
-        sql<
-          PackRow & { last: string | null }
-        >`select max(path) as last, ${packed(sql`case ${size}`, sql`path`)} from record
-          where account = ${account} and path > ${after} and path < ${below}
-          order by path limit ${sql.lit(RECORDS_AT_ONCE)}) as rows`,
+      (account: number, from: string, below: string) =>
+        sql<PackRow>`select ${joined(sql`case ${packed}`, sql`path`)} as pack from record
+          where account = ${account} and path >= ${from} and path < coalesce((
+            select path from record where account = ${account} and path >= ${from} and path < ${below}
+            order by path limit 1 offset ${sql.lit(RECORDS_AT_ONCE)}), ${below})`,
     ),
     nodePack: db.prepare(
       (since: string, account: number, cids: Uint8Array) =>
-        sql<PackRow>`select ${packed(sql`case when rev <= ${since} then ${sql.lit(OLD)} ${size}`, sql`column1`)}
+        sql<PackRow>`select ${joined(
+          sql`case when rev <= ${since} then ${text(sql.lit(OLD))} || cid ${packed}`,
+          sql`column1`,
+        )} as pack
           from (values ${sql.join(places)}) as places cross join node
-          where account = ${account} and cid = substr(${cidsOf(cids)}, column1, ${sql.lit(CID_BYTES)})) as rows`,
+          where account = ${account} and cid = substr(${cidsOf(cids)}, column1, ${sql.lit(CID_BYTES)})`,
+    ),
+    fewNodesPack: db.prepare(
+      (account: number) =>
+        sql<PackRow>`select ${joined(sql`case ${packed}`, sql`cid`)} as pack from node
+          where account = ${account} and not exists (
+            select 1 from node where account = ${account} limit 1 offset ${sql.lit(FEW_NODES)})`,
     ),
   }
 }
 
-export function packOf(row: PackRow | undefined): Pack {
-  if (!row?.sizes || !row.bytes) return { sizes: [], bytes: new Uint8Array(0) }
-  return { sizes: row.sizes.split(' ').map(Number), bytes: row.bytes }
-}
+const NOTHING = new Uint8Array(0)
 
-export function pageOf(row: (PackRow & { last: string | null }) | undefined): Pack & { last: string } {
-  return { ...packOf(row), last: row?.last ?? '' }
-}
+export const packOf = (row: PackRow | undefined): Pack => new Pack(row?.pack ?? NOTHING)
+
+export const packOrNull = (row: PackRow | undefined): Pack | null => (row?.pack ? new Pack(row.pack) : null)

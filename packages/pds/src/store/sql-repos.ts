@@ -8,7 +8,7 @@ import type { PdsDb, PdsSchema, RecordTable } from './schema.ts'
 import { accountOf } from './sql-accounts.ts'
 import type { EventAppender } from './sql-events.ts'
 import { importRepo } from './sql-import.ts'
-import { packOf, pageOf } from './sql-packs.ts'
+import { packOf, packOrNull } from './sql-packs.ts'
 import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
 import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
 import {
@@ -220,13 +220,17 @@ async function snapshotOf(view: Executor<PdsSchema>, reads: RepoReads, account: 
     },
     has: cid => cid.equals(commit) || isThere(view, reads, [account, cid.bytes]),
     block: cid => (cid.equals(commit) ? row.bytes : findBlock(view, reads, [account, cid.bytes])),
-    page(after, below) {
-      const row = view.get(reads.recordPack, [account, after, below])
-      return row instanceof Promise ? row.then(pageOf) : pageOf(row)
+    page(from, below) {
+      const row = view.get(reads.recordPack, [account, from, below])
+      return row instanceof Promise ? row.then(packOf) : packOf(row)
     },
     nodes(cids, since) {
       const row = view.get(reads.nodePack, [since, account, cids])
       return row instanceof Promise ? row.then(packOf) : packOf(row)
+    },
+    fewNodes() {
+      const row = view.get(reads.fewNodesPack, [account])
+      return row instanceof Promise ? row.then(packOrNull) : packOrNull(row)
     },
   }
 }

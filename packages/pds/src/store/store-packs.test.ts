@@ -13,22 +13,22 @@ import { openSqlLog } from '@millisky/server/log/sql'
 import { Lifecycle } from '../lifecycle.ts'
 import { prepareRecord } from '../records.ts'
 import { Repos } from '../repos.ts'
+import { LEFT_OUT, OLD, type Pack } from './packs.ts'
 import { migrations, type PdsSchema } from './schema.ts'
 import { createSqlStore } from './sql.ts'
-import { LEFT_OUT, NODES_AT_ONCE_MAX, OLD, type Pack } from './store.ts'
+import { FEW_NODES, NODES_AT_ONCE_MAX } from './store.ts'
 
 const now = () => 1_700_000_000_000
 const did = asDid('did:web:alice.example')
 
-function blocksOf({ sizes, bytes }: Pack) {
-  let at = 0
-  const blocks = sizes.map(size => {
-    const cid = Cid.view(bytes, at, 36)
-    const from = at + 36
-    at = from + Math.max(size, 0)
-    return { cid, bytes: size < 0 ? size : Uint8Array.from(bytes.subarray(from, at)) }
-  })
-  assert.equal(bytes.length, at)
+function blocksOf(pack: Pack) {
+  const blocks: { cid: Cid; bytes: Uint8Array | typeof LEFT_OUT | typeof OLD }[] = []
+  while (pack.next()) {
+    const { bytes, from, to, lacks } = pack
+    if (lacks) assert.equal(to, from + 36)
+    blocks.push({ cid: Cid.view(bytes, from, 36), bytes: lacks ?? Uint8Array.from(bytes.subarray(from + 36, to)) })
+  }
+  assert.equal(pack.bytes.length, pack.to)
   return blocks
 }
 
@@ -63,14 +63,14 @@ for (const database of testDatabases()) {
         )
         return (await store.repos.state(did))!.head
       }
-      return { store, id, write }
+      return { db, store, id, write }
     }
 
     test('pages of records leave large ones out', async t => {
       const { store, id, write } = await open(t)
       await write(['a.b.c/1', 0], ['a.b.c/2', 3_000], ['a.b.c/3', 1_900], ['a.b.d/1', 1])
       await store.repos.snapshot(id, async view => {
-        const page = async (after: string, below: string) => blocksOf(await view.page(after, below))
+        const page = async (from: string, below: string) => blocksOf(await view.page(from, below))
         const whole = async (path: string) => {
           const { cid, bytes } = (await view.record(path))!
           return { cid, bytes: Uint8Array.from(bytes) }
@@ -81,10 +81,52 @@ for (const database of testDatabases()) {
           { cid, bytes: LEFT_OUT },
           await whole('a.b.c/3'),
         ])
-        assert.equal((await view.page('a.b.c/', '~')).last, 'a.b.d/1')
-        assert.deepEqual(await page('a.b.c/3', '~'), [await whole('a.b.d/1')])
-        assert.deepEqual(await view.page('a.b.d/1', '~'), { sizes: [], bytes: new Uint8Array(0), last: '' })
+        assert.deepEqual(await page('a.b.c/3', '~'), [await whole('a.b.c/3'), await whole('a.b.d/1')])
+        assert.deepEqual(await page('a.b.c/3', 'a.b.d/1'), [await whole('a.b.c/3')])
+        assert.deepEqual(await page('a.b.d/2', '~'), [])
       })
+    })
+
+    test('a page ends after a hundred records', async t => {
+      const { store, id, write } = await open(t)
+      const paths = Array.from({ length: 201 }, (_, i) => `a.b.c/${1_000 + i}`)
+      for (const from of [0, 100, 200]) {
+        await write(...paths.slice(from, from + 100).map(path => [path, 1] as [string, number]))
+      }
+      await store.repos.snapshot(id, async view => {
+        const counts: number[] = []
+        for (let at = 0; at < paths.length; at += counts.at(-1)!) {
+          counts.push(blocksOf(await view.page(paths[at]!, '~')).length)
+        }
+        assert.deepEqual(counts, [100, 100, 1])
+        assert.equal(blocksOf(await view.page(paths[0]!, paths[100]!)).length, 100)
+        assert.equal(blocksOf(await view.page(paths[0]!, paths[99]!)).length, 99)
+      })
+    })
+
+    test('all nodes come at once, unless there are many', async t => {
+      const { db, store, id, write } = await open(t)
+      await write(...Array.from({ length: 90 }, (_, i) => [`a.b.c/${i}${'x'.repeat(300)}`, 1] as [string, number]))
+      const sorted = (blocks: { cid: Cid; bytes: unknown }[]) =>
+        blocks.toSorted((a, b) => Buffer.compare(a.cid.bytes, b.cid.bytes))
+      await store.repos.snapshot(id, async view => {
+        const all = (await store.repos.allNodes(id)).map(({ cid, bytes }) => {
+          return { cid, bytes: bytes.length > 2_000 ? LEFT_OUT : Uint8Array.from(bytes) }
+        })
+        assert.ok(all.some(({ bytes }) => bytes === LEFT_OUT))
+        assert.deepEqual(sorted(blocksOf((await view.fewNodes())!)), sorted(all))
+      })
+      const { nodes } = await store.repos.counts(id)
+      const more = Array.from({ length: FEW_NODES + 1 - nodes }, (_, i) => {
+        const bytes = Buffer.from(`${i}`)
+        return { account: id, cid: Buffer.from(Cid.ofCbor(bytes).bytes), rev: 'a', bytes }
+      })
+      await db.kysely.insertInto('node').values(more.slice(1)).execute()
+      await store.repos.snapshot(id, async view => {
+        assert.equal(blocksOf((await view.fewNodes())!).length, FEW_NODES)
+      })
+      await db.kysely.insertInto('node').values(more[0]!).execute()
+      await store.repos.snapshot(id, async view => assert.equal(await view.fewNodes(), null))
     })
 
     test('nodes come in the order asked for, without large and old ones', async t => {
@@ -118,7 +160,7 @@ for (const database of testDatabases()) {
           found.map(({ cid }) => cid),
           [all[5]!.cid, all[4]!.cid],
         )
-        assert.deepEqual(await view.nodes(cids([missing]), ''), { sizes: [], bytes: new Uint8Array(0) })
+        assert.deepEqual(blocksOf(await view.nodes(cids([missing]), '')), [])
       })
     })
   })

@@ -14,6 +14,7 @@ import type { Head } from '@millisky/core/repo'
 import type { Did, Handle, Nsid, RepoPath, Tid } from '@millisky/core/syntax'
 import type { Awaitable } from '@millisky/server/db/db'
 import type { Log } from '@millisky/server/log/log'
+import type { Pack } from './packs.ts'
 
 /** The number of an account in this database; never used twice, also not after deletion. */
 export type AccountId = number
@@ -350,18 +351,8 @@ export interface RepoStore {
 
 export const NODES_AT_ONCE_MAX = 32
 
-/** In place of the size of a block that has to be asked for by itself, since it is large. */
-export const LEFT_OUT = -1
-/** In place of the size of a node that is older than wanted. */
-export const OLD = -2
-
-/** Blocks that were read together. */
-export interface Pack {
-  /** How long each block is, or why it is not here. */
-  readonly sizes: readonly number[]
-  /** For each block its CID of 36 bytes and, if it is here, its own bytes. */
-  readonly bytes: Uint8Array
-}
+/** An account that has no more nodes than this can have all of them read at once. */
+export const FEW_NODES = 2_000
 
 /** One repository as it was when the snapshot was taken, whatever is written meanwhile. */
 export interface RepoSnapshot {
@@ -372,13 +363,15 @@ export interface RepoSnapshot {
   record(path: string): Awaitable<StoredRecord | null>
   /** In path order, `after` excluded. */
   records(after: string, limit: number): Awaitable<StoredRecord[]>
-  /** The next records in path order, between `after` and `below`, and the path of the last; large ones are left out, see {@link record}. */
-  page(after: string, below: string): Awaitable<Pack & { last: string }>
+  /** The next records in path order, from `from` and below `below`; large ones are left out, see {@link record}. */
+  page(from: string, below: string): Awaitable<Pack>
   /**
    * Nodes in the order asked for, without those that are not there. `cids` are their CIDs one after the other, of
    * {@link NODES_AT_ONCE_MAX} at most. Large ones are left out, see {@link node}, and those whose rev is not above `since`.
    */
   nodes(cids: Uint8Array, since: string): Awaitable<Pack>
+  /** All nodes in any order, large ones left out; null if there are more than {@link FEW_NODES}. */
+  fewNodes(): Awaitable<Pack | null>
   /** Whether this is the commit, a node or a record. */
   has(cid: Cid): Awaitable<boolean>
   /** Commit, node or record; null if it is not there. */
