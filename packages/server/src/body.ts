@@ -109,6 +109,11 @@ export async function readText(request: IncomingMessage, bytesMax: number): Prom
 }
 
 function collect(source: Readable, bytesMax: number): Promise<Buffer> {
+  // A small body mostly comes along with the head: then there is nothing to wait for.
+  if (source instanceof IncomingMessage && source.complete && !source.destroyed) {
+    const body: Buffer = source.read() ?? Buffer.alloc(0)
+    return body.length > bytesMax ? Promise.reject(tooLarge()) : Promise.resolve(body)
+  }
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let bytes = 0

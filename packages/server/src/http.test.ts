@@ -333,6 +333,35 @@ test('callers of what is not there do not fill the log', async () => {
   await server.close()
 })
 
+test('a body may come along with its head, behind it, or in pieces, and the next request behind it', async () => {
+  const head = 'POST /echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n'
+  const pieces = [
+    [`${head}content-length: 7\r\n\r\n{"a":1}${head}content-length: 7\r\n\r\n`, '{"a":', '2}'],
+    [`${head}transfer-encoding: chunked\r\n\r\n3\r\n{"a\r\n4\r\n":3}\r\n0\r\n\r\n`],
+    [`${head}transfer-encoding: chunked\r\n\r\n3\r\n{"a\r\n`, '4\r\n":4}\r\n0\r\n\r\n'],
+    [`${head}transfer-encoding: chunked\r\n\r\n3e9\r\n${'1'.repeat(1001)}\r\n0\r\n\r\n`],
+  ]
+  const socket = connect(Number(new URL(url).port), '127.0.0.1')
+  let got = ''
+  socket.setEncoding('utf8').on('data', data => {
+    got += data
+  })
+  const closed = new Promise(resolve => socket.once('close', resolve))
+  for (const piece of pieces.flat()) {
+    socket.write(piece)
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  await closed
+  const bodies = [...got.matchAll(/\r\n\r\n(\{.*?\})(?=HTTP|$)/gs)].map(match => JSON.parse(match[1]!))
+  assert.deepEqual(bodies, [
+    { body: { a: 1 } },
+    { body: { a: 2 } },
+    { body: { a: 3 } },
+    { body: { a: 4 } },
+    { error: 'PayloadTooLarge', message: 'request entity too large' },
+  ])
+})
+
 test('a body cut short does no harm', async () => {
   const socket = connect(Number(new URL(url).port), '127.0.0.1')
   socket.write('POST /echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"a"')
