@@ -6,8 +6,7 @@
  * walking down from the root, at a cost that grows with the change and not with the repository. One collection is a range of
  * keys: the nodes on the way to it and all below, which prove that nothing of it is left out.
  */
-import { PassThrough, type Readable, type Transform } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
+import { pipeline, Readable, type Transform } from 'node:stream'
 import { constants, createGzip, createZstdCompress } from 'node:zlib'
 import type { Cid } from '@millisky/core/cid'
 import { Refused, Unavailable } from '@millisky/core/errors'
@@ -83,16 +82,17 @@ export class Exports {
   #open(
     account: AccountId,
     { reader = '', encoding }: Pick<ExportOptions, 'reader' | 'encoding'>,
-    begin: (view: RepoSnapshot) => Awaitable<AsyncIterable<Uint8Array>>,
+    begin: (view: RepoSnapshot) => Awaitable<AsyncGenerator<Uint8Array>>,
   ): Promise<Export> {
     const leave = this.#enter(reader)
     const { promise, resolve, reject } = Promise.withResolvers<Export>()
     this.#store.repos
       .snapshot(account, async view => {
-        const chunks = await begin(view)
-        const body = createBody(encoding)
+        const { source, body } = this.#begin(await begin(view), encoding)
+        const closed = new Promise(resolve => source.once('close', resolve))
         resolve({ head: view.head, body })
-        await this.#send(chunks, body).catch(error => body.destroy(error))
+        // The reader may still have to take the rest.
+        await closed
       })
       .catch(reject)
       .finally(leave)
@@ -119,23 +119,37 @@ export class Exports {
     }
   }
 
-  /** Resolves when nothing more is needed of the database; the reader has then to take the rest. */
-  #send(chunks: AsyncIterable<Uint8Array>, body: Transform): Promise<void> {
+  /** @returns what reads the database, and what of it goes to the reader. */
+  #begin(chunks: AsyncGenerator<Uint8Array>, encoding: Encoding | undefined): { source: Readable; body: Readable } {
     const patience = new Patience(this.#limits.stallMs, () => {
       body.destroy(new Unavailable('NotEnoughResources', 'the reader of an export has stalled'))
     })
+    const source = createSource(chunks, patience)
+    const body = encoding === undefined ? source : pipeline(source, createCompressor(encoding), () => {})
     body.once('close', () => patience.end())
-    return pipeline(paced(chunks, patience), body)
+    return { source, body }
   }
 }
 
-/** Lets everybody else have a turn after each chunk that was taken. */
-async function* paced(chunks: AsyncIterable<Uint8Array>, patience: Patience): AsyncGenerator<Uint8Array> {
-  for await (const chunk of chunks) {
-    yield chunk
-    patience.add()
-    await new Promise(setImmediate)
-  }
+/** Little is read ahead: what a reader does not take stays in the database. Everybody else has a turn before each chunk. */
+function createSource(chunks: AsyncGenerator<Uint8Array>, patience: Patience): Readable {
+  return new Readable({
+    highWaterMark: CHUNK_BYTES,
+    read() {
+      patience.add()
+      setImmediate(() => {
+        if (this.destroyed) return
+        chunks.next().then(
+          ({ value }) => this.push(value ?? null),
+          error => this.destroy(error),
+        )
+      })
+    },
+    destroy(error, done) {
+      // Waits for a chunk that is being read.
+      chunks.return(undefined).then(() => done(error), done)
+    },
+  })
 }
 
 /**
@@ -163,8 +177,7 @@ class Patience {
   }
 }
 
-/** Little is buffered: what a reader does not take stays in the database. */
-function createBody(encoding: Encoding | undefined): Transform {
+function createCompressor(encoding: Encoding): Transform {
   switch (encoding) {
     case 'zstd':
       return createZstdCompress({
@@ -174,7 +187,5 @@ function createBody(encoding: Encoding | undefined): Transform {
       })
     case 'gzip':
       return createGzip({ chunkSize: CHUNK_BYTES, level: 4 })
-    case undefined:
-      return new PassThrough({ highWaterMark: CHUNK_BYTES })
   }
 }
