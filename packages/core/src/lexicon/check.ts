@@ -12,6 +12,11 @@ export type Checked = { readonly value: unknown } | { readonly problem: string; 
 
 /** Checks a value and fills in defaults. What is not changed is shared with the given value. */
 export function check(schema: l.Schema<unknown>, value: unknown): Checked {
+  if (!fillsIn(schema)) {
+    // Nothing is filled in, so looking is enough, which makes no error for an optional member that is absent.
+    const result = checkAsIs(schema, value)
+    if ('value' in result) return result
+  }
   return checkBy(value, given => withoutStacks(() => schema.safeParse(given)))
 }
 
@@ -40,6 +45,37 @@ export function withoutStacks<T>(work: () => T): T {
   } finally {
     Error.stackTraceLimit = stackTraceLimit
   }
+}
+
+/** Kinds of schemas that have no parts. */
+const LEAVES = new Set('string integer boolean bytes cid blob literal enum null token never lexMap lexValue'.split(' '))
+const filling = new WeakMap<object, boolean>()
+
+/** Where the kinds of schemas have their parts. */
+interface Parts {
+  type?: string
+  shape?: Record<string, object>
+  schema?: object
+  validator?: object
+}
+
+/** Whether a schema has defaults anywhere; also where its kind is not known here. */
+function fillsIn(root: object): boolean {
+  const known = filling.get(root)
+  if (known !== undefined) return known
+  const seen = new Set<object>()
+  const search = (schema: object): boolean => {
+    if (seen.has(schema)) return false
+    seen.add(schema)
+    const { type = '', shape, schema: inner, validator } = schema as Parts
+    if (LEAVES.has(type)) return false
+    if (shape) return Object.values(shape).some(search)
+    const part = inner ?? validator
+    return type === 'withDefault' || part === undefined || search(part)
+  }
+  const fills = search(root)
+  filling.set(root, fills)
+  return fills
 }
 
 const refusal = ({ message, issues }: l.LexValidationError): Checked => ({

@@ -91,6 +91,45 @@ test('integers beyond 2^53 pass and keep their digits, also beside defaults', ()
   assert.deepEqual(problem.issues.length, 1)
 })
 
+test('what a check gives is what parsing gives, wherever defaults stand', () => {
+  const three = l.withDefault(l.integer(), 3)
+  const plain = l.object({ a: l.optional(l.string()), n: l.optional(l.integer({ maximum: 9 })) })
+  const own: l.Schema<unknown> = l.object({ next: l.optional(l.ref((() => other) as never)) })
+  const other: l.Schema<unknown> = l.object({ back: l.optional(l.ref((() => own) as never)), n: l.optional(three) })
+  const schemas = [
+    plain,
+    own,
+    other,
+    l.object({ list: l.array(plain), n: l.optional(three) }),
+    l.object({ list: l.array(l.object({ n: l.optional(three) })) }),
+    l.object({
+      in: l.nullable(l.typedUnion([l.typedRef((() => l.typedObject('a.b.c', 'x', other as never)) as never)], true)),
+    }),
+  ]
+  const values = [
+    {},
+    { a: 'a', more: 1 },
+    { n: 5 },
+    { n: 50 },
+    { next: {} },
+    { back: { next: { n: 4 } } },
+    { next: { back: { next: {} } } },
+    { list: [{}, { a: 'b' }] },
+    { list: [{ n: '1' }] },
+    { in: { $type: 'a.b.c#x' } },
+    { in: null },
+  ]
+  for (const schema of schemas) {
+    for (const value of values) {
+      const parsed = schema.safeParse(value)
+      const wanted = parsed.success
+        ? { value: parsed.value }
+        : { problem: parsed.reason.message, issues: parsed.reason.issues.map(String) }
+      for (let i = 0; i < 2; i++) assert.deepEqual(check(schema, value), wanted)
+    }
+  }
+})
+
 test('methods are known by name and kind', () => {
   assert.ok(queries.has('app.bsky.feed.getTimeline') && !queries.has('com.atproto.repo.createRecord'))
   assert.ok(procedures.has('chat.bsky.convo.sendMessage') && procedures.has('com.atproto.repo.createRecord'))
