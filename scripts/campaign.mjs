@@ -1,6 +1,7 @@
 // Longer than npm test: property and fuzz tests with fresh seeds, and power cuts, round after round until the time is up.
 // `node scripts/campaign.mjs --minutes 10`. A failure names the seed that repeats it. `--kills 100` instead kills the Relay
 // and a fan-out so often, in each way of syncing; `--hostile 120` has hosts of every hostile kind at it for so many seconds;
+// `--stories 100` tells so many drawn stories to the reference PDS too, where MILLISKY_REFERENCE_PDS names one;
 // `--cuts 50` takes locks and lives of several PDSs at one PostgreSQL so often.
 import './guard.mjs'
 import { spawnSync } from 'node:child_process'
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     kills: { type: 'string' },
     hostile: { type: 'string' },
     cuts: { type: 'string' },
+    stories: { type: 'string' },
     seed: { type: 'string' },
   },
 })
@@ -21,6 +23,7 @@ for (const [option, file, name] of [
   ['kills', 'test/e2e/crash-relay.test.ts', 'MILLISKY_TEST_KILLS'],
   ['hostile', 'test/e2e/hostile-hosts.test.ts', 'MILLISKY_TEST_HOSTILE_SECONDS'],
   ['cuts', 'test/e2e/several-crash.test.ts', 'MILLISKY_TEST_CUTS'],
+  ['stories', 'test/e2e/reference-stories.test.ts', 'MILLISKY_TEST_STORIES'],
 ]) {
   const value = values[option]
   if (value === undefined) continue
