@@ -228,9 +228,9 @@ export class Accounts {
     return isOwnHandle(handle, handles) ? null : undefined
   }
 
-  /** The DID document as the directory has it, if it can be had. */
-  async document(did: Did): Promise<Identity['doc'] | undefined> {
-    const identity = await this.#parts.identities.resolveDid(did).catch(() => null)
+  /** The DID document as the directory has it, or had it lately, if it can be had. */
+  async document(did: Did, { fresh = false }: { fresh?: Freshness } = {}): Promise<Identity['doc'] | undefined> {
+    const identity = await this.#parts.identities.resolveDid(did, { fresh }).catch(() => null)
     return identity?.doc
   }
 }

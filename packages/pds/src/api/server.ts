@@ -70,7 +70,8 @@ function addAccounts(xrpc: Xrpc, parts: ServerApiParts): void {
       ...(plcOp !== undefined ? { plcOperation: plcOp } : {}),
     })
     const tokens = await sessions.open(account)
-    const didDoc = (await accounts.document(account.did)) as object | undefined
+    // Whoever moves here has changed it lately, or is about to.
+    const didDoc = (await accounts.document(account.did, { fresh: did !== undefined })) as object | undefined
     return { handle: account.handle!, did: account.did, didDoc, ...tokens }
   })
 }

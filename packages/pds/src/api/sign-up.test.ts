@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
 import { SigningKey } from '@millisky/core/crypto'
 import { signServiceJwt } from '@millisky/core/jwt'
-import { type PlcUpdate, plcDidOf, plcGenesis, signPlcOperation } from '@millisky/core/plc'
+import { type PlcUpdate, plcDidOf, plcGenesis, plcUpdate, signPlcOperation } from '@millisky/core/plc'
 import { asDid, asHandle, type Did } from '@millisky/core/syntax'
 import { framesOf, kindsOf } from '../testing-log.ts'
 import { failure, type NetworkedPds, signUp, startNetwork, startNetworkedPds } from '../testing-network.ts'
@@ -34,7 +34,7 @@ async function foreignIdentity(pds: NetworkedPds, handle = 'mover.example.com') 
     const claims = { iss: did, aud: pds.names.did, lxm: METHOD, iat, exp: iat + 60, jti, ...more }
     return { authorization: `Bearer ${signServiceJwt(claims as Parameters<typeof signServiceJwt>[0], key)}` }
   }
-  return { did, key, token }
+  return { did, key, token, genesis }
 }
 
 test('a new account has an identity that names this server and tells the world in order', async t => {
@@ -201,10 +201,13 @@ test('an account that moves here proves its DID, comes deactivated, and nobody h
   )
   assert.equal(reserved, 'did:key:zReserved')
   const body = wanted('mover', { did: mover.did })
+  assert.equal((await pds.get('com.atproto.identity.resolveDid', { did: mover.did })).status, 200, 'now remembered')
+  const renamed = plcUpdate(mover.genesis, { alsoKnownAs: ['at://renamed.example.com'] })
+  await pds.network.plc.directory.accept(mover.did, signPlcOperation<PlcUpdate>(renamed, mover.key))
   const reply = await create(pds, body, mover.token())
   assert.equal(reply.status, 200, JSON.stringify(reply.json))
   assert.equal(reply.json.did, mover.did)
-  assert.equal(reply.json.didDoc.id, mover.did)
+  assert.deepEqual(reply.json.didDoc.alsoKnownAs, ['at://renamed.example.com'], 'as it is now')
   const state = await pds.store.repos.state(mover.did)
   assert.deepEqual([state?.status, state?.key.secret], ['deactivated', new Uint8Array(32).fill(7)])
   assert.equal(await pds.store.tickets.reservedKey(mover.did), null, 'a key is given out once')
