@@ -9,6 +9,7 @@ import { Unavailable } from '@millisky/core/errors'
 import { verifyProof } from '@millisky/core/mst/proof'
 import { Tree } from '@millisky/core/mst/tree'
 import { asNsid } from '@millisky/core/syntax'
+import { CHUNK_BYTES } from './exports/chunks.ts'
 import { EXPORT_LIMITS, type ExportOptions, Exports } from './exports.ts'
 import { prepareRecord } from './records.ts'
 import type { Store } from './store/store.ts'
@@ -152,7 +153,7 @@ test('what nobody reads is not read from the database', async t => {
   const { body } = await exports.open(account.id)
   await sleep(100)
   assert.ok(read < 1_000_000, `${read} bytes were read`)
-  assert.ok(body.readableLength <= 2 * 64 * 1024)
+  assert.ok(body.readableLength <= 2 * CHUNK_BYTES)
   assert.equal(readCar(await buffer(body)).blocks.filter(block => block.bytes.length > 900_000).length, 6)
 })
 
@@ -211,7 +212,7 @@ test('many large blocks are not held at a time', async t => {
   const cids = all.map(({ cid }) => cid)
   const { body } = await exports.openBlocks(account, cids, {})
   await sleep(50)
-  assert.ok(body.readableLength <= 2 * 64 * 1024)
+  assert.ok(body.readableLength <= 2 * CHUNK_BYTES)
   assert.equal(exports.running, 1)
   const { roots, blocks } = readCar(await buffer(body))
   assert.deepEqual([roots, blocks.map(({ cid }) => cid)], [[], cids])

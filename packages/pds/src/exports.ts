@@ -21,14 +21,14 @@ export interface ExportLimits {
   atOnceMax: number
   /** Of one reader. */
   perReaderMax: number
-  /** A reader that takes nothing for this long is given up, and one that takes a chunk in this long sixteen times over. */
+  /** A reader that takes nothing for this long is given up, and one that takes a chunk in this long eight times over. */
   stallMs: number
 }
 
 export const EXPORT_LIMITS: ExportLimits = { atOnceMax: 64, perReaderMax: 24, stallMs: 60_000 }
 
-/** Each chunk that is taken buys this share of the time for a stall: 64 KB in 3.75 s, when that is a minute. */
-const CHUNKS_PER_STALL = 16
+/** Each chunk that is taken buys this share of the time for a stall: 120 KB in 7.5 s, when that is a minute. */
+const CHUNKS_PER_STALL = 8
 
 export type Encoding = 'gzip' | 'zstd'
 

@@ -6,8 +6,8 @@ import type { Nsid } from '@millisky/core/syntax'
 import type { RepoSnapshot } from '../store/store.ts'
 import { startWalk } from './walk.ts'
 
-/** What goes to the reader at a time. Larger blocks go in pieces. */
-export const CHUNK_BYTES = 64 * 1024
+/** What goes to the reader at a time; larger blocks go in pieces. For 128 KB and more, glibc asks the kernel for other memory each time. */
+export const CHUNK_BYTES = 120 * 1024
 
 export interface Wanted {
   since?: string | undefined

@@ -42,9 +42,9 @@ function viewOf({ root, nodes, records }: World, answer: Answer, areFew: boolean
   const pack = (of: { cid: Cid; bytes: Uint8Array; isOld?: boolean }[]) => {
     const parts = of.flatMap(({ cid, bytes, isOld }) => {
       const lacks = isOld ? OLD : bytes.length > LARGE ? LEFT_OUT : null
-      return [Buffer.from(lacks ?? String(bytes.length)), cid.bytes, ...(lacks ? [] : [bytes])]
+      return [Buffer.from(lacks ?? String(bytes.length)), cid.bytes, ...(lacks ? [] : [bytes]), Buffer.from(',')]
     })
-    return new Pack(new Uint8Array(Buffer.concat(parts)))
+    return new Pack(Buffer.concat(parts).subarray(0, -1))
   }
   const commit = { cid: root, bytes: new Uint8Array(0) }
   const view: Pick<RepoSnapshot, 'commit' | 'head' | 'node' | 'nodes' | 'fewNodes' | 'page' | 'record'> = {

@@ -1,6 +1,6 @@
 /**
- * Blocks that the database has joined to one byte string. Each is its length in decimal digits, its CID and its bytes; in place
- * of both length and bytes stands a sign where a block is not here.
+ * Blocks that the database has joined to one byte string, with a comma between. Each is its length in decimal digits, its CID and
+ * its bytes; in place of both length and bytes stands a sign where a block is not here.
  */
 import { CID_BYTES } from '@millisky/core/cid'
 
@@ -29,7 +29,7 @@ export class Pack {
   /** Goes to the next block; false at the end. */
   next(): boolean {
     const { bytes } = this
-    let at = this.to
+    let at = this.to === 0 ? 0 : this.to + 1
     if (at >= bytes.length) return false
     let digit = bytes[at]! - DIGIT_0
     let length = 0
