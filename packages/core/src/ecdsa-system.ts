@@ -21,11 +21,11 @@ const SONAMES = ['libsecp256k1.so.6', 'libsecp256k1.so.5', 'libsecp256k1.so.2', 
 
 const PREFIX = 'secp256k1_'
 
-/** By their names without the prefix. They give 1 for yes. */
+/** By their names without the prefix. They give 1 for yes. A `size_t` is as wide as a pointer. */
 const SIGNATURES = {
   context_create: { return: 'pointer', arguments: ['u32'] },
   context_randomize: { return: 'i32', arguments: ['pointer', 'pointer'] },
-  ec_pubkey_parse: { return: 'i32', arguments: ['pointer', 'pointer', 'pointer', 'u64'] },
+  ec_pubkey_parse: { return: 'i32', arguments: ['pointer', 'pointer', 'pointer', 'pointer'] },
   ec_pubkey_create: { return: 'i32', arguments: ['pointer', 'pointer', 'pointer'] },
   ec_pubkey_serialize: { return: 'i32', arguments: ['pointer', 'pointer', 'pointer', 'pointer', 'u32'] },
   ecdsa_signature_parse_compact: { return: 'i32', arguments: ['pointer', 'pointer', 'pointer'] },
@@ -199,10 +199,12 @@ function bind(ffi: Ffi, secp: Functions): Ecdsa | null {
       /** Has the library do something with the secret, which is nowhere but in `own` afterwards. */
       const withSecret = (call: () => number | bigint) => {
         bytes.set(own, SECRET)
-        const done = call()
-        bytes.fill(0, SECRET, SECRET + 32)
-        // Not for any input: the secret is in range, and the nonce by RFC 6979 is as good as never out of it.
-        if (done !== 1) throw new Error('libsecp256k1 refused a private key')
+        try {
+          // Not for any input: the secret is in range, and the nonce by RFC 6979 is as good as never out of it.
+          if (call() !== 1) throw new Error('libsecp256k1 refused a private key')
+        } finally {
+          bytes.fill(0, SECRET, SECRET + 32)
+        }
       }
       withSecret(() => secp.ec_pubkey_create(context, key, secret))
       new BigUint64Array(memory, LENGTH, 1)[0] = 33n

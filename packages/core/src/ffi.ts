@@ -6,7 +6,7 @@
 import { createRequire } from 'node:module'
 
 /** The name of a type in C. `pointer` is passed as an address, a bigint. */
-type CType = 'pointer' | 'i32' | 'u32' | 'u64'
+type CType = 'pointer' | 'i32' | 'u32'
 
 /** How a function is called: nothing checks that this is so. */
 export interface Signature {
@@ -14,7 +14,7 @@ export interface Signature {
   readonly arguments: readonly CType[]
 }
 
-/** Takes and gives numbers for `i32` and `u32`, bigints for `u64` and `pointer`. */
+/** Takes and gives numbers for `i32` and `u32`, bigints for `pointer`. */
 export type ForeignFunction = (...args: readonly (number | bigint)[]) => number | bigint
 
 /** A library that is loaded. Its functions may be called for as long as it is referenced. */
