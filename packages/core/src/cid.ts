@@ -159,15 +159,9 @@ export class Cid {
   equals(other: { readonly bytes: Uint8Array } | null | undefined): boolean {
     if (this === other) return true
     if (!(other instanceof Cid)) return other?.bytes instanceof Uint8Array && latin1(other.bytes) === this.key
-    const length = this.#length
-    if (length !== other.#length) return false
-    const a = this.#source
-    const b = other.#source
-    if (a === undefined || b === undefined) return this.key === other.key
-    const from = this.#at
-    const shift = other.#at - from
-    for (let i = from; i < from + length; i++) if (a[i] !== b[i + shift]) return false
-    return true
+    if (this.#length !== other.#length) return false
+    if (other.#source !== undefined) return this.standsAt(other.#source, other.#at)
+    return this.#source === undefined ? this.#key === other.#key : other.standsAt(this.#source, this.#at)
   }
 
   /** Whether its binary form stands at offset `at` of `bytes`. */

@@ -14,6 +14,9 @@ import { type Did, isDid, isTid, type Tid } from './syntax.ts'
 export const COMMIT_VERSION = 3
 /** Bytes of a signature: r and s, 32 each. */
 const SIGNATURE_BYTES = 64
+const UNSIGNED = new Uint8Array(SIGNATURE_BYTES)
+/** What stands behind the signature in what is written here: `data` and its link, `prev` and null, `version` and its number. */
+const BEHIND_SIGNATURE_BYTES = 5 + 41 + 5 + 1 + 8 + 1
 
 /** One commit as it is signed. `prev` is a relic: a key that must be there and is null in every repository of today. */
 export interface Commit {
@@ -36,10 +39,12 @@ export function signCommit(
   fields: { did: Did; data: Cid; rev: Tid },
   key: SigningKey,
 ): { commit: Commit; block: Block } {
-  const unsigned: UnsignedCommit = { ...fields, version: COMMIT_VERSION, prev: null }
-  const commit: Commit = { ...unsigned, sig: key.sign(unsignedBytes(unsigned)) }
-  const { did, rev, sig, data, prev, version } = commit
-  const bytes = encode({ did, rev, sig, data, prev, version })
+  const { did, rev, data } = fields
+  const bytes = encode({ did, rev, sig: UNSIGNED, data, prev: null, version: COMMIT_VERSION })
+  const end = bytes.length - BEHIND_SIGNATURE_BYTES
+  const sig = bytes.subarray(end - SIGNATURE_BYTES, end)
+  sig.set(key.sign(cutSignature(bytes, sig)))
+  const commit: Commit = { did, version: COMMIT_VERSION, data, rev, prev: null, sig }
   return { commit, block: { cid: Cid.ofCbor(bytes), bytes } }
 }
 

@@ -10,7 +10,7 @@ import type { EventAppender } from './sql-events.ts'
 import { importRepo } from './sql-import.ts'
 import { packOf, packOrNull } from './sql-packs.ts'
 import { prepareRepoReads, prepareRepoWrites, type RepoReads, type RepoWrites } from './sql-repo-statements.ts'
-import { addHeadStep, addRecordsSteps, Steps } from './sql-steps.ts'
+import { addHeadStep, addRecordsSteps, bytesOf, Steps } from './sql-steps.ts'
 import {
   type AccountId,
   type ListRecords,
@@ -143,7 +143,7 @@ function addNodeSteps(steps: Steps, s: RepoWrites, { account, head, lost, gained
     return
   }
   for (const cid of lost) steps.add(s.dropNode, [account, cid.bytes])
-  for (const { cid, bytes } of gained) steps.add(s.addNode, [account, cid.bytes, rev, bytes])
+  for (const { cid, bytes } of gained) steps.add(s.addNode, [account, bytesOf(cid), rev, bytes])
 }
 
 function listRecords(db: Db<PdsSchema>, s: RepoReads, account: AccountId, list: ListRecords) {

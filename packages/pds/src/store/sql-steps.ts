@@ -1,10 +1,21 @@
 /** The statements that change a repository. */
 import { latin1 } from '@millisky/core/bytes'
+import type { Cid } from '@millisky/core/cid'
+import { createSlab } from '@millisky/core/slab'
 import type { Executor, SyncTx, Tx } from '@millisky/server/db/db'
 import type { Statement } from '@millisky/server/db/statement'
 import type { PdsSchema } from './schema.ts'
 import type { RepoWrites } from './sql-repo-statements.ts'
 import { type AccountId, HeadMoved, type RecordWrite, type RepoWrite } from './store.ts'
+
+const allocate = createSlab(16_384)
+
+/** The bytes of a CID, to be given to the database soon: its driver would give each short byte string memory of its own. */
+export function bytesOf(cid: Cid): Uint8Array {
+  const bytes = allocate(cid.length)
+  cid.copyTo(bytes, 0)
+  return bytes
+}
 
 /** Statements to run one after the other, collected first: they do not depend on what the others give. */
 export class Steps {
@@ -40,7 +51,7 @@ export function addHeadStep(
 ) {
   const { account, head, prev, commit } = write
   const { rev, data } = head
-  steps.add(s.moveHead, [rev, data.bytes, head.commit.bytes, commit.bytes, account, prev.commit.bytes], true)
+  steps.add(s.moveHead, [rev, bytesOf(data), bytesOf(head.commit), commit.bytes, account, prev.commit.bytes], true)
 }
 
 /** The steps for some records, and for the blobs that they let go or hold. */
@@ -71,8 +82,8 @@ function addRecordSteps(steps: Steps, s: RepoWrites, account: AccountId, rev: st
     steps.add(s.dropRecord, [account, path])
     return
   }
-  if (action === 'create') steps.add(s.addRecord, [account, path, record.cid.bytes, rev, record.bytes])
-  else steps.add(s.setRecord, [record.cid.bytes, rev, record.bytes, account, path])
+  if (action === 'create') steps.add(s.addRecord, [account, path, bytesOf(record.cid), rev, record.bytes])
+  else steps.add(s.setRecord, [bytesOf(record.cid), rev, record.bytes, account, path])
   if (record.subject !== null) steps.add(s.addSubject, [account, path, record.subject])
   for (const cid of record.blobs) {
     steps.add(s.addBlobRef, [account, path, cid.bytes, rev])
