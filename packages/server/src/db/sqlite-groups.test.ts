@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import fc from 'fast-check'
+import { sql } from 'kysely'
 import { isUniqueViolation, openDb, type SqliteDb, type SyncTx } from './db.ts'
 import type { Migration } from './migrate.ts'
 import type { Statement } from './statement.ts'
@@ -57,6 +58,24 @@ describe('transactions of SQLite that share a commit', () => {
     assert.deepEqual(runs, [0, 1, 2, 0, 2, 3])
     assert.deepEqual(hooks, [0, 3])
     assert.deepEqual(names(), ['n0', 'n3'])
+  })
+
+  test('rows that cannot be read take with them what was written for them', async () => {
+    const add = db.prepare(
+      (id: number) => sql<{ n: number }>`insert into item values (${id}, 'many') returning 9007199254740993 as n`,
+    )
+    const results = await Promise.allSettled([
+      db.run(put, [1, 'one']),
+      db.get(add, [2]),
+      db.transactionGrouped(tx => tx.all(add, [3])),
+      sql`insert into item values (4, 'four') returning 9007199254740993 as n`.execute(db.kysely),
+      db.run(put, [5, 'five']),
+    ])
+    assert.deepEqual(
+      results.map(({ status }) => status === 'fulfilled'),
+      [true, false, false, false, true],
+    )
+    assert.deepEqual(names(), ['five', 'one'])
   })
 
   test('any mixture leaves what the same jobs leave one by one', async () => {

@@ -259,7 +259,7 @@ class SqliteDatabase<S> implements SqliteDb<S> {
 
   async #execute<R>(query: CompiledQuery): Promise<QueryResult<R>> {
     if (!isWrite(query)) return this.#reader().execute<R>(query)
-    return await this.#enqueue(() => this.#writer.execute<R>(query))
+    return await this.#enqueue(() => atomically(this.#writer, () => this.#writer.execute<R>(query)))
   }
 
   /** A stream keeps its statement open, so it gets a connection of its own. */
@@ -394,7 +394,7 @@ function refusePromise(value: unknown): void {
 
 class SyncTransaction implements SyncTx {
   open = true
-  /** Whether a statement that may change something has been run to its end. */
+  /** Whether a statement may have changed something. One that gives rows may have even if it throws: when they are read. */
   hasChanged = false
   readonly hooks: (() => void)[]
   protected readonly connection: SqliteConnection
@@ -406,23 +406,21 @@ class SyncTransaction implements SyncTx {
 
   all<P extends readonly unknown[], R>(statement: Statement<P, R>, params: P): R[] {
     assertOpen(this)
-    const result = this.connection.all(statement, params)
     if (statement.writes) this.hasChanged = true
-    return result
+    return this.connection.all(statement, params)
   }
 
   get<P extends readonly unknown[], R>(statement: Statement<P, R>, params: P): R | undefined {
     assertOpen(this)
-    const result = this.connection.get(statement, params)
     if (statement.writes) this.hasChanged = true
-    return result
+    return this.connection.get(statement, params)
   }
 
   run<P extends readonly unknown[]>(statement: Statement<P, unknown>, params: P): number {
     assertOpen(this)
-    const result = this.connection.run(statement, params)
-    if (statement.writes) this.hasChanged = true
-    return result
+    const changes = this.connection.run(statement, params)
+    this.hasChanged = true
+    return changes
   }
 
   savepoint<T>(fn: () => T): T {
