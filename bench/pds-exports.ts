@@ -39,7 +39,7 @@ const LOADS: Load<User>[] = [
   { name: 'uploadBlob of 200 KB', calls: 1_000, connections: 16, request: uploadBlob },
   {
     name: `getRepo of ${RECORDS} records`,
-    calls: 100,
+    calls: 600,
     connections: 4,
     request: ({ did }) => get('com.atproto.sync.getRepo', `did=${did}`),
   },
