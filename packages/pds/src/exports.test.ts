@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { PassThrough, Writable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
+import { finished } from 'node:stream/promises'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Blocks } from '@millisky/core/blocks'
@@ -16,11 +18,11 @@ import type { Store } from './store/store.ts'
 import { startTestPds, type TestPds } from './testing-pds.ts'
 
 /** An account whose repository is larger than what streams and sockets hold. */
-async function large(pds: TestPds): Promise<number> {
+async function large(pds: TestPds, { count = 4, length = 200_000 } = {}): Promise<number> {
   const alice = await pds.user('alice')
-  const value = { $type: 'com.example.big', text: 'x'.repeat(200_000) }
   for (let i = 0; i < 5; i++) {
-    const writes = Array.from({ length: 4 }, (_, n) => {
+    const writes = Array.from({ length: count }, (_, n) => {
+      const value = { $type: 'com.example.big', text: `${i} ${n} `.padEnd(length, 'x') }
       return { $type: 'com.atproto.repo.applyWrites#create', collection: 'com.example.big', rkey: `r${i}${n}`, value }
     })
     const answer = await pds.post('com.atproto.repo.applyWrites', { repo: alice.did, writes }, alice)
@@ -201,6 +203,41 @@ test('one collection comes with what proves that it is all', async t => {
       wanted.map(([, cid]) => cid),
     )
     assert.ok(wanted.length === 0 || blocks.length < all.length / 2)
+  }
+})
+
+test('memory of chunks is used again as soon as what takes them has let go of them, and not before', async t => {
+  const pds = await startTestPds(t)
+  // Packed into chunks, where large ones go as they are.
+  const account = await large(pds, { count: 150, length: 1_500 })
+  const exports = new Exports(pds.store)
+  const expected = await whole(exports, account)
+  for (const highWaterMark of [1, CHUNK_BYTES, 20 * CHUNK_BYTES]) {
+    const buffers = new Set<ArrayBufferLike>()
+    const got: Buffer[] = []
+    let number = 0
+    const taker = new Writable({
+      highWaterMark,
+      write(chunk: Buffer, _encoding, done) {
+        const take = () => {
+          if (chunk.buffer.byteLength === CHUNK_BYTES) buffers.add(chunk.buffer)
+          // Looked at as late as may be.
+          got.push(Buffer.from(chunk))
+          done()
+        }
+        if (number++ % 3 === 0) take()
+        else setTimeout(take, number % 5)
+      },
+    })
+    const { body } = await exports.open(account, { taker })
+    body.pipe(taker)
+    await finished(taker)
+    assert.ok(Buffer.concat(got).equals(expected))
+    if (highWaterMark === 1) assert.ok(buffers.size < 5, `${buffers.size} of ${got.length}`)
+    // With something between, nobody knows.
+    const through = new PassThrough({ highWaterMark: 100 * CHUNK_BYTES })
+    const other = await exports.open(account, { taker: new Writable() })
+    assert.ok((await buffer(other.body.pipe(through))).equals(expected))
   }
 })
 

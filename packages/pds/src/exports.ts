@@ -6,14 +6,14 @@
  * walking down from the root, at a cost that grows with the change and not with the repository. One collection is a range of
  * keys: the nodes on the way to it and all below, which prove that nothing of it is left out.
  */
-import { pipeline, Readable, type Transform } from 'node:stream'
+import { pipeline, Readable, type Transform, type Writable } from 'node:stream'
 import { constants, createGzip, createZstdCompress } from 'node:zlib'
 import type { Cid } from '@millisky/core/cid'
 import { Refused, Unavailable } from '@millisky/core/errors'
 import type { Head } from '@millisky/core/repo'
 import type { Nsid } from '@millisky/core/syntax'
 import type { Awaitable } from '@millisky/server/db/db'
-import { blockChunks, CHUNK_BYTES, exportChunks } from './exports/chunks.ts'
+import { blockChunks, CHUNK_BYTES, ChunkMemory, exportChunks } from './exports/chunks.ts'
 import type { AccountId, RepoSnapshot, Store } from './store/store.ts'
 
 export interface ExportLimits {
@@ -40,6 +40,8 @@ export interface ExportOptions {
   encoding?: Encoding | undefined
   /** Whom to count for, such as an address. */
   reader?: string | undefined
+  /** What the body will be piped into: memory of chunks that have left it is used again, so they are nobody's to keep. */
+  taker?: Writable | undefined
 }
 
 /** An export under way. `body` has to be read or destroyed. */
@@ -66,29 +68,34 @@ export class Exports {
 
   /** Begins the CAR of an account's repository as it is now. @throws Unavailable, Refused 429 */
   open(account: AccountId, options: ExportOptions = {}): Promise<Export> {
-    return this.#open(account, options, view => exportChunks(view, options))
+    return this.#open(account, options, (view, memory) => exportChunks(view, options, memory))
   }
 
   /** Begins a CAR of some blocks. @throws Refused if one is not there; Unavailable, Refused 429 */
-  openBlocks(account: AccountId, cids: readonly Cid[], { reader }: Pick<ExportOptions, 'reader'>): Promise<Export> {
-    return this.#open(account, { reader }, async view => {
+  openBlocks(
+    account: AccountId,
+    cids: readonly Cid[],
+    options: Pick<ExportOptions, 'reader' | 'taker'>,
+  ): Promise<Export> {
+    return this.#open(account, options, async (view, memory) => {
       const lacking: Cid[] = []
       for (const cid of cids) if (!(await view.has(cid))) lacking.push(cid)
       if (lacking.length > 0) throw new Refused('InvalidRequest', `Could not find cids: ${lacking.join(',')}`)
-      return blockChunks(view, cids)
+      return blockChunks(view, cids, memory)
     })
   }
 
   #open(
     account: AccountId,
-    { reader = '', encoding }: Pick<ExportOptions, 'reader' | 'encoding'>,
-    begin: (view: RepoSnapshot) => Awaitable<AsyncGenerator<Uint8Array>>,
+    { reader = '', encoding, taker }: Pick<ExportOptions, 'reader' | 'encoding' | 'taker'>,
+    begin: (view: RepoSnapshot, memory: ChunkMemory) => Awaitable<AsyncGenerator<Uint8Array>>,
   ): Promise<Export> {
     const leave = this.#enter(reader)
     const { promise, resolve, reject } = Promise.withResolvers<Export>()
     this.#store.repos
       .snapshot(account, async view => {
-        const { source, body } = this.#begin(await begin(view), encoding)
+        const memory = new ChunkMemory()
+        const { source, body } = this.#begin(await begin(view, memory), memory, { encoding, taker })
         const closed = new Promise(resolve => source.once('close', resolve))
         resolve({ head: view.head, body })
         // The reader may still have to take the rest.
@@ -120,36 +127,74 @@ export class Exports {
   }
 
   /** @returns what reads the database, and what of it goes to the reader. */
-  #begin(chunks: AsyncGenerator<Uint8Array>, encoding: Encoding | undefined): { source: Readable; body: Readable } {
+  #begin(
+    chunks: AsyncGenerator<Uint8Array>,
+    memory: ChunkMemory,
+    { encoding, taker }: Pick<ExportOptions, 'encoding' | 'taker'>,
+  ): { source: Readable; body: Readable } {
     const patience = new Patience(this.#limits.stallMs, () => {
       body.destroy(new Unavailable('NotEnoughResources', 'the reader of an export has stalled'))
     })
-    const source = createSource(chunks, patience)
-    const body = encoding === undefined ? source : pipeline(source, createCompressor(encoding), () => {})
+    const source = new Source(chunks, memory, patience)
+    const compressor = encoding && createCompressor(encoding)
+    source.watch(compressor ?? taker)
+    const body = compressor ? pipeline(source, compressor, () => {}) : source
     body.once('close', () => patience.end())
     return { source, body }
   }
 }
 
 /** Little is read ahead: what a reader does not take stays in the database. Everybody else has a turn before each chunk. */
-function createSource(chunks: AsyncGenerator<Uint8Array>, patience: Patience): Readable {
-  return new Readable({
-    highWaterMark: CHUNK_BYTES,
-    read() {
-      patience.add()
-      setImmediate(() => {
-        if (this.destroyed) return
-        chunks.next().then(
-          ({ value }) => this.push(value ?? null),
-          error => this.destroy(error),
-        )
-      })
-    },
-    destroy(error, done) {
-      // Waits for a chunk that is being read.
-      chunks.return(undefined).then(() => done(error), done)
-    },
-  })
+class Source extends Readable {
+  readonly #chunks: AsyncGenerator<Uint8Array>
+  readonly #memory: ChunkMemory
+  readonly #patience: Patience
+  /** Where the chunks go from here, once they do; and those of which it is not known that they have left that, too. */
+  #taker: Writable | undefined
+  readonly #given: Uint8Array[] = []
+
+  constructor(chunks: AsyncGenerator<Uint8Array>, memory: ChunkMemory, patience: Patience) {
+    super({ highWaterMark: CHUNK_BYTES })
+    this.#chunks = chunks
+    this.#memory = memory
+    this.#patience = patience
+  }
+
+  /** Has the memory of chunks used again that were piped into `taker` from here, without anything between. */
+  watch(taker: Writable | undefined): void {
+    taker?.once('pipe', from => {
+      if (from === this) this.#taker = taker
+    })
+  }
+
+  override _read(): void {
+    this.#patience.add()
+    setImmediate(() => {
+      if (this.destroyed) return
+      this.#collect()
+      this.#chunks.next().then(
+        ({ value }) => {
+          if (value && this.#taker) this.#given.push(value)
+          this.push(value ?? null)
+        },
+        error => this.destroy(error),
+      )
+    })
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    // Waits for a chunk that is being read.
+    this.#chunks.return(undefined).then(() => done(error), done)
+  }
+
+  /** What is neither here nor with the taker any more has been sent. Both pass on what came first. */
+  #collect(): void {
+    if (!this.#taker) return
+    let sent = this.#given.length
+    let held = this.readableLength + this.#taker.writableLength
+    while (held > 0 && sent > 0) held -= this.#given[--sent]!.length
+    for (const chunk of this.#given.splice(0, sent)) this.#memory.giveBack(chunk)
+  }
 }
 
 /**

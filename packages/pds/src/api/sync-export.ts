@@ -49,7 +49,7 @@ export async function sendExport(
     if (request.method === 'HEAD') return raw(CAR, Readable.from([]), { ...headers, etag })
   }
   const reader = addressKey(request.ip)
-  const { head, body } = await exports.open(account.id, { since, collection, encoding, reader })
+  const { head, body } = await exports.open(account.id, { since, collection, encoding, reader, taker: reply.raw })
   return raw(CAR, endingWith(reply, body), { ...headers, etag: tagOf(head.commit) })
 }
 
@@ -61,7 +61,7 @@ export async function sendBlocks(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<RawReply> {
-  const { body } = await exports.openBlocks(account.id, cids, { reader: addressKey(request.ip) })
+  const { body } = await exports.openBlocks(account.id, cids, { reader: addressKey(request.ip), taker: reply.raw })
   return raw(CAR, endingWith(reply, body))
 }
 

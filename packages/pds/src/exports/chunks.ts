@@ -14,15 +14,39 @@ export interface Wanted {
   collection?: Nsid | undefined
 }
 
-/** The chunks of a repository's CAR in streamable order. They are the reader's to keep. */
-export async function* exportChunks(view: RepoSnapshot, { since, collection }: Wanted): AsyncGenerator<Uint8Array> {
+/**
+ * Memory for chunks, to be used again. Whatever waits to be collected instead makes collections come sooner, and each looks at
+ * all there is.
+ */
+export class ChunkMemory {
+  readonly #lent = new Set<ArrayBufferLike>()
+  readonly #spare: Buffer[] = []
+
+  take(): Buffer {
+    const chunk = this.#spare.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES)
+    this.#lent.add(chunk.buffer)
+    return chunk
+  }
+
+  /** Takes back what nobody looks at any more. Chunks that are not from here are left alone. */
+  giveBack({ buffer }: Uint8Array): void {
+    if (this.#lent.delete(buffer)) this.#spare.push(Buffer.from(buffer as ArrayBuffer))
+  }
+}
+
+/** The chunks of a repository's CAR in streamable order. They are the reader's to keep, or to give back to `memory`. */
+export async function* exportChunks(
+  view: RepoSnapshot,
+  { since, collection }: Wanted,
+  memory: ChunkMemory,
+): AsyncGenerator<Uint8Array> {
   const { head, commit } = view
   yield carHeader([commit.cid])
   if (since !== undefined && head.rev <= since) return
   // `/` is followed by `0`.
   const range = collection === undefined ? null : { above: `${collection}/`, below: `${collection}0` }
   const walk = await startWalk(view, range, since)
-  const packer = new Packer()
+  const packer = new Packer(memory)
   packer.put(commit)
   for (;;) {
     const isThere = walk.next()
@@ -37,17 +61,27 @@ export async function* exportChunks(view: RepoSnapshot, { since, collection }: W
 }
 
 /** The chunks of a CAR of these blocks, which are there. */
-export async function* blockChunks(view: RepoSnapshot, cids: readonly Cid[]): AsyncGenerator<Uint8Array> {
+export async function* blockChunks(
+  view: RepoSnapshot,
+  cids: readonly Cid[],
+  memory: ChunkMemory,
+): AsyncGenerator<Uint8Array> {
   yield carHeader([])
-  const packer = new Packer()
+  const packer = new Packer(memory)
   for (const cid of cids) yield* packer.add({ cid, bytes: (await view.block(cid))! })
   if (packer.size > 0) yield packer.take()
 }
 
 /** Fills chunks with blocks. */
 class Packer {
-  #chunk = Buffer.allocUnsafeSlow(CHUNK_BYTES)
+  readonly #memory: ChunkMemory
+  #chunk: Buffer
   #size = 0
+
+  constructor(memory: ChunkMemory) {
+    this.#memory = memory
+    this.#chunk = memory.take()
+  }
 
   get size(): number {
     return this.#size
@@ -82,7 +116,7 @@ class Packer {
 
   take(): Uint8Array {
     const full = this.#chunk.subarray(0, this.#size)
-    this.#chunk = Buffer.allocUnsafeSlow(CHUNK_BYTES)
+    this.#chunk = this.#memory.take()
     this.#size = 0
     return full
   }

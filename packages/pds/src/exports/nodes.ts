@@ -30,6 +30,8 @@ export interface Place {
 export interface Nodes {
   /** The one whose CID stands at an offset. @throws Error if it is not there */
   get(depth: number, pack: Pack, at: number): Awaitable<Place>
+  /** At the end, when no place is needed any more. */
+  free(): void
 }
 
 /** The keys of a node. */
@@ -76,6 +78,10 @@ export class NodesAtHand implements Nodes {
     }
     return placeOf(this.#pack, from, this.#to.get(hash)!, this.#cids, null)
   }
+
+  free(): void {
+    this.#pack.free()
+  }
 }
 
 /** Nodes that are read in groups of those that are next at their depth. Those above it that were read before have named them, in order. */
@@ -104,6 +110,9 @@ export class NodesAhead implements Nodes {
       ? found.then(found => this.#take(depth, cids, found))
       : this.#take(depth, cids, found)
   }
+
+  /** Groups are small, and some of their nodes may be waited for longer than others. */
+  free(): void {}
 
   #take(depth: number, cids: Buffer, pack: Pack): Awaitable<Place> {
     const asked = new Pack(cids)

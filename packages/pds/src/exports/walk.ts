@@ -50,7 +50,7 @@ class Walk {
   next(): boolean | Promise<boolean> {
     for (;;) {
       const place = this.#place
-      if (place === undefined) return false
+      if (place === undefined) return this.#end()
       const { next, end } = place
       if (next === end) {
         this.#place = this.#above.pop()
@@ -64,6 +64,12 @@ class Walk {
       if (isThere === true) return true
       if (isThere !== false) return isThere.then(isThere => isThere || this.next())
     }
+  }
+
+  #end(): false {
+    this.#page.free()
+    this.#nodes.free()
+    return false
   }
 
   #enter(place: Place, at: number): boolean | Promise<boolean> {
@@ -85,6 +91,7 @@ class Walk {
   #record(place: Place, at: number): boolean | Promise<boolean> {
     if (this.#since !== undefined) return this.#single(place, at, this.#since)
     if (this.#page.next()) return this.#onPage(place, at)
+    this.#page.free()
     const page = this.#view.page(pathOf(place), this.#below)
     return page instanceof Promise ? page.then(page => this.#turned(place, at, page)) : this.#turned(place, at, page)
   }
