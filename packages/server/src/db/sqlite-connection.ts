@@ -50,7 +50,7 @@ export class SqliteConnection {
         pragma mmap_size = ${mapBytes};
         pragma temp_store = memory;
         pragma journal_size_limit = 67108864;
-        pragma wal_autocheckpoint = 4000;`)
+        pragma wal_autocheckpoint = 1000;`)
     } catch (error) {
       this.#db.close()
       throw error
