@@ -15,13 +15,14 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { IdResolver } from '@atproto/identity'
 import { Blocks } from '@millisky/core/blocks'
-import { commitEvent, decodeFrame, encodeFrame, withSeq } from '@millisky/core/event'
+import { commitEvent, encodeFrame, withSeq } from '@millisky/core/event'
 import { Tree } from '@millisky/core/mst/tree'
 import { apply, type Head } from '@millisky/core/repo'
 import type { Datetime } from '@millisky/core/syntax'
 import { create, testDid, testKey, testRecord } from '@millisky/core/testing-repos'
 import { encodeTid } from '@millisky/core/tid'
-import { toWire, toWireBatch } from '@millisky/server/log/frame-wire'
+import { toWireBatch } from '@millisky/server/log/frame-wire'
+import { ReceiveMemory, release } from '@millisky/server/receive-memory'
 import { WebSocketServer } from 'ws'
 import { compare, type Measured, machine, printTable } from './measure.ts'
 
@@ -79,7 +80,8 @@ class Writer {
     return encodeFrame(commitEvent(change, TIME))
   }
 
-  document(pds: string) {
+  /** Without the service, whose address is not known yet. */
+  document() {
     return {
       id: this.did,
       verificationMethod: [
@@ -90,13 +92,19 @@ class Writer {
           publicKeyMultibase: this.key.publicKey.multibase,
         },
       ],
-      service: [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: pds }],
     }
   }
 }
 
-/** Sends the first or the second part of what it has, when told so: `paced` at {@link RATE}, else as fast as it is taken. */
-async function runHost(purpose: string): Promise<void> {
+/** What a host has ready to send: messages back to back, where they end, and their names. */
+interface Prepared {
+  wire: Uint8Array
+  ends: Uint32Array
+  names: string[]
+}
+
+/** What the accounts say, in two parts, and their documents. All else is forgotten: a host that collects garbage would hold up the Relay. */
+function prepare(purpose: string) {
   const writers = new Map<string, Writer>()
   for (let n = 0; n < ACCOUNTS; n++) {
     const writer = new Writer(n)
@@ -108,17 +116,25 @@ async function runHost(purpose: string): Promise<void> {
     const frames: Uint8Array[] = []
     for (let i = 0; i < rounds; i++) for (const writer of writers.values()) frames.push(withSeq(writer.next(), ++seq))
     bytes += frames.reduce((sum, frame) => sum + frame.length, 0)
-    return frames
+    return { ...toWireBatch(frames), names: frames.map(nameOf) }
   }
-  const isPaced = purpose === 'paced'
-  const batches = purpose === 'peer' ? [PEER, PEER] : isPaced ? [PACED_WARM_UP, PACED] : [WARM_UP, MEASURED]
-  const [warmUp, measured] = batches.map(round) as [Uint8Array[], Uint8Array[]]
+  const batches = purpose === 'peer' ? [PEER, PEER] : purpose === 'paced' ? [PACED_WARM_UP, PACED] : [WARM_UP, MEASURED]
+  const [warmUp, measured] = batches.map(round) as [Prepared, Prepared]
+  const documents = new Map(Array.from(writers, ([did, writer]) => [did, writer.document()]))
+  return { warmUp, measured, documents, frameBytes: Math.round(bytes / seq) }
+}
+
+/** Sends the first or the second part of what it has, when told so: `paced` at {@link RATE}, else as fast as it is taken. */
+async function runHost(purpose: string): Promise<void> {
+  const { warmUp, measured, documents, frameBytes } = prepare(purpose)
+  globalThis.gc?.()
   let socket: Duplex | null = null
   const server = createServer((request, reply) => {
     const did = decodeURIComponent(request.url!.slice(1))
-    const writer = writers.get(did)
+    const document = documents.get(did)
+    const service = [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: url }]
     reply.setHeader('content-type', 'application/json')
-    reply.end(JSON.stringify(writer?.document(url) ?? { did: 'did:web:localhost' }))
+    reply.end(JSON.stringify(document ? { ...document, service } : { did: 'did:web:localhost' }))
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   const url = `http://localhost:${(server.address() as AddressInfo).port}`
@@ -129,34 +145,40 @@ async function runHost(purpose: string): Promise<void> {
       process.send!({ connected: true })
     })
   })
-  const send = async (frames: Uint8Array[]) => {
-    if (isPaced) process.send!({ sent: await sendPaced(socket!, frames) })
+  const send = async (prepared: Prepared) => {
+    if (purpose === 'paced') process.send!({ sent: await sendPaced(socket!, prepared) })
     else {
-      const { wire } = toWireBatch(frames)
+      const { wire } = prepared
       for (let at = 0; at < wire.length; at += 262_144) {
         if (!socket!.write(wire.subarray(at, at + 262_144))) await once(socket!, 'drain')
       }
     }
   }
   process.on('message', (message: string) => void send(message === 'warm-up' ? warmUp : measured))
-  process.send!({ url, frameBytes: Math.round(bytes / seq) })
+  process.send!({ url, frameBytes })
 }
 
 /** A clock that processes share, in milliseconds. */
 const clock = () => Number(process.hrtime.bigint()) / 1e6
 
-/** What tells events apart: the accounts' revs are all different. */
-const nameOf = (frame: Uint8Array) => decodeFrame(frame).body.rev as string
+const REV = Buffer.concat([Uint8Array.of(0x63), Buffer.from('rev'), Uint8Array.of(0x6d)])
 
-/** Writes frame by frame at {@link RATE}; gives when each was written. */
-async function sendPaced(socket: Duplex, frames: Uint8Array[]): Promise<[rev: string, at: number][]> {
+/** What tells events apart: the accounts' revs are all different. */
+function nameOf(frame: Uint8Array): string {
+  const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.length)
+  const at = bytes.indexOf(REV) + REV.length
+  return bytes.toString('latin1', at, at + 13)
+}
+
+/** Writes message by message at {@link RATE}; gives when each was written. */
+async function sendPaced(socket: Duplex, { wire, ends, names }: Prepared): Promise<[rev: string, at: number][]> {
   const sent: [string, number][] = []
   const since = clock()
-  for (const frame of frames) {
-    const due = since + (sent.length / RATE) * 1_000
+  for (let i = 0; i < names.length; i++) {
+    const due = since + (i / RATE) * 1_000
     while (clock() < due) await wait(1)
-    sent.push([nameOf(frame), clock()])
-    socket.write(toWire(frame))
+    sent.push([names[i]!, clock()])
+    socket.write(wire.subarray(i === 0 ? 0 : ends[i - 1]!, ends[i]!))
   }
   return sent
 }
@@ -204,9 +226,15 @@ async function runConsumer(relay: string, goals: number[]): Promise<void> {
   let count = 0
   const isPaced = goals.length === 1
   const seen: [rev: string, at: number][] = []
+  // Nothing is left to be collected, which would hold up what follows.
+  const memory = new ReceiveMemory()
+  socket.on('upgrade', ({ socket: raw }) => {
+    socket.once('open', () => raw.prependListener('data', (chunk: Buffer) => memory.came(chunk)))
+  })
   socket.on('message', (frame: Buffer) => {
-    // The frames themselves are not kept: to collect them would hold up those that follow.
+    memory.read(frame)
     if (isPaced) seen.push([nameOf(frame), clock()])
+    release(frame)
     if (++count !== goals[0]) return
     process.send!({ reached: goals.shift(), seen })
   })
@@ -247,7 +275,7 @@ class Child {
 
   constructor(...args: string[]) {
     this.process = fork(self, args, {
-      execArgv: args[0] === 'relay' ? RELAY_FLAGS : [],
+      execArgv: args[0] === 'relay' ? RELAY_FLAGS : args[0] === 'host' ? ['--expose-gc'] : [],
     })
     this.process.on('message', message => {
       this.#messages.push(message as Message)

@@ -10,6 +10,7 @@ import { accountEvent, decodeFrame, encodeFrame, peek, rewriteFrame } from '@mil
 import { type Datetime, type Did, isDid } from '@millisky/core/syntax'
 import { decodeTid } from '@millisky/core/tid'
 import type { AccountState, Admitted as AdmitVerdict, Policy, Reason } from '@millisky/core/verify'
+import { release } from '@millisky/server/receive-memory'
 import type { Account, Accounts } from './accounts.ts'
 import type { Appender } from './appender.ts'
 import type { Host, Hosts } from './hosts.ts'
@@ -117,7 +118,10 @@ export interface IngestParts {
 
 /** The frame in memory of its own, where else a small one would keep much more from being freed while it waits. */
 function owned(frame: Uint8Array): Uint8Array {
-  return frame.buffer.byteLength > BUFFER_SHARE * frame.byteLength ? new Uint8Array(frame) : frame
+  if (frame.buffer.byteLength <= BUFFER_SHARE * frame.byteLength) return frame
+  const copy = new Uint8Array(frame)
+  release(frame)
+  return copy
 }
 
 /**
@@ -206,6 +210,13 @@ export class Ingest {
   // Taking frames
 
   #accept(host: Host, frame: Uint8Array): void {
+    const found = this.#read(host, frame)
+    if (found === null) release(frame)
+    else this.#enqueue(found.did, { host, slot: found.slot, frame, t: found.t, isFresh: false, isExpired: false })
+  }
+
+  /** What there is to queue; null when the frame is done with. */
+  #read(host: Host, frame: Uint8Array): { did: Did; slot: Slot; t: string } | null {
     let head: ReturnType<typeof peek>
     try {
       head = peek(frame)
@@ -220,12 +231,12 @@ export class Ingest {
     this.#parts.observer?.received?.(host, t ?? '')
     if (t === '#info') {
       this.#parts.onInfo(host, frame)
-      return
+      return null
     }
     if (seq !== null && Number.isSafeInteger(seq) && seq >= 0) {
       if (seq <= host.socketSeq) {
         this.#note(host, 'seq-not-rising', seq, did)
-        return
+        return null
       }
       if (host.socketSeq < 0 && host.resumeAt !== null && seq < host.resumeAt) {
         this.#parts.hosts.noteGap(host, `its seq went back from ${host.resumeAt} to ${seq}: its events begin anew`)
@@ -234,20 +245,20 @@ export class Ingest {
       host.socketSeq = host.resumeAt = seq
     } else if (t !== null && PASSED_ON.has(t)) {
       this.#note(host, 'no-seq', null, did)
-      return
+      return null
     }
     if (t === null || !PASSED_ON.has(t)) {
       this.#note(host, 'unknown-op', seq, did, t ?? `op ${head.op}`)
       if (seq !== null && host.socketSeq === seq) this.#advance(host, host.window.add(seq))
-      return
+      return null
     }
     const slot = host.window.add(seq!)
     if (did === null || !(this.#parts.accounts.has(did) || isDid(did))) {
       this.#note(host, 'bad-fields', seq, did?.slice(0, 100) ?? null, 'no DID')
       this.#advance(host, slot)
-      return
+      return null
     }
-    this.#enqueue(did, { host, slot, frame, t, isFresh: false, isExpired: false })
+    return { did, slot, t }
   }
 
   #enqueue(did: Did, event: Incoming): void {
@@ -539,6 +550,7 @@ export class Ingest {
     host.bytes -= frame.length
     this.#events--
     this.#bytes -= frame.length
+    release(frame)
     if (slot) this.#advance(host, slot)
     this.#wake(host)
     if (this.#events === 0) for (const wake of this.#idle.splice(0)) wake()

@@ -14,6 +14,7 @@ import { FRAME_BYTES_MAX } from '@millisky/core/limits'
 import { type ClientOptions, WebSocket } from 'ws'
 import { AwakeClock } from './awake.ts'
 import { checkHost, checkUrl, guardedLookup, type Reach } from './fetch.ts'
+import { ReceiveMemory } from './receive-memory.ts'
 
 /**
  * Why a connection ended, or was not made:
@@ -106,7 +107,8 @@ export interface FollowParts {
   isText?: boolean
   /**
    * Takes frames in order, one call at a time. While a returned promise is pending, few more are read off the socket.
-   * The frames are views into receive buffers; copy one to keep it for long. Throwing ends the connection as `rejected`.
+   * The frames are views into receive buffers: copy one to keep it for long, or `release` it (`receive-memory.ts`) as soon as
+   * it is done with, if there are very many. Throwing ends the connection as `rejected`.
    */
   onFrames(frames: Uint8Array[]): void | Promise<void>
   /** The handshake is done; `headers` are those of the answer. Throwing ends the connection as `rejected`. */
@@ -219,6 +221,7 @@ class Connection {
   readonly #now: () => number
   readonly #over = Promise.withResolvers<void>()
   #socket: WebSocket | null = null
+  readonly #memory = new ReceiveMemory()
   #why: EndWhy | null = null
   #endedAt = 0
   #waiting: Uint8Array[] = []
@@ -286,7 +289,10 @@ class Connection {
       maxPayload: this.#settings.frameBytes,
       createConnection: guardedConnect(url.protocol === 'wss:', reach),
     }))
-    socket.on('upgrade', response => this.#opened(response))
+    socket.on('upgrade', response => {
+      this.#opened(response)
+      socket.once('open', () => response.socket.prependListener('data', (chunk: Buffer) => this.#memory.came(chunk)))
+    })
     socket.on('unexpected-response', (request, response) => {
       this.end(whyNoHandshake(response))
       request.destroy()
@@ -294,6 +300,8 @@ class Connection {
     socket.on('message', (data, isBinary) => this.#received(data as Buffer, isBinary))
     const control = () => this.#control()
     socket.on('ping', control).on('pong', control)
+    // Its data goes into the answer, perhaps as the view that it is, and perhaps later.
+    socket.on('ping', () => this.#memory.keep())
     socket.on('error', error => this.end(this.openedAt === null ? whyNot(error) : whyBroken(error)))
     socket.on('close', (code, reason) => {
       if (code === 1006) this.end({ reason: 'lost', detail: 'The connection was lost' })
@@ -328,6 +336,7 @@ class Connection {
     if (this.#why !== null) return
     this.#heard()
     this.#frames++
+    this.#memory.read(frame)
     const isWanted = isBinary !== (this.#parts.isText ?? false)
     const wrong = !isWanted ? (isBinary ? BINARY : TEXT) : isBinary ? errorOf(frame) : null
     if (wrong) {

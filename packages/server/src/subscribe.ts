@@ -349,7 +349,7 @@ export class Subscription {
         const formed = this.#form(consumer, consumer.form, batch)
         const shown = formed instanceof Promise ? await formed : formed
         if (!consumer.open || shown === null) return
-        consumer.write(shown)
+        consumer.write(shown, batch)
       }
       if (consumer.blocked) await consumer.drained()
       // Others get their turn between two batches, also when neither log nor socket ever makes this loop wait.

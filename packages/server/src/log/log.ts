@@ -13,6 +13,8 @@
  * ```
  */
 
+import type { Held } from './slabs.ts'
+
 /**
  * Consecutive events, encoded.
  *
@@ -24,6 +26,21 @@ export interface Batch {
   readonly count: number
   readonly last: number
   readonly wire: readonly Uint8Array[]
+  /**
+   * What `wire` lies in, where that is used again: held for the reader, who may let it go by {@link letGo} when it is done with all that is a
+   * view of it. One who does not only has it collected later.
+   */
+  readonly memory?: readonly Held[] | undefined
+}
+
+/** Holds a batch for one more reader. */
+export function hold({ memory }: Batch): void {
+  if (memory !== undefined) for (const held of memory) held.hold()
+}
+
+/** Says that a reader of a batch is done with it; once for each. */
+export function letGo({ memory }: Batch): void {
+  if (memory !== undefined) for (const held of memory) held.letGo()
 }
 
 export interface ReadLimit {

@@ -1,4 +1,5 @@
 import type { Batch, ReadLimit } from './log.ts'
+import type { Held } from './slabs.ts'
 
 /** Events that became visible together, as they were written. */
 export interface RingBatch {
@@ -13,6 +14,8 @@ export interface RingBatch {
   readonly accounts: Float64Array | null
   /** When it was written, where that is known. */
   readonly stamp?: BatchStamp
+  /** What `wire` lies in, where that is used again; held for the ring. */
+  readonly memory?: Held
 }
 
 /** When a batch was written: milliseconds since the epoch, and how many events of its segment before it have the same. */
@@ -74,7 +77,9 @@ export class Ring {
     this.#bytes += batch.wire.length
     // The newest batch stays, however large.
     while (this.#bytes > this.#bytesMax && this.#start < this.#batches.length - 1) {
-      this.#bytes -= this.#batches[this.#start]!.wire.length
+      const { wire, memory } = this.#batches[this.#start]!
+      this.#bytes -= wire.length
+      memory?.letGo()
       this.#batches[this.#start] = undefined as unknown as Kept
       this.#start++
     }
@@ -100,6 +105,7 @@ export class Ring {
     if (!first || first.after > after) return null
     const mask = this.#mask()
     const wire: Uint8Array[] = []
+    const memory: Held[] = []
     let count = 0
     let bytes = 0
     let last = after
@@ -108,6 +114,10 @@ export class Ring {
       const whole = last <= batch.after && bytes + batch.wire.length <= limit.bytes
       const part = whole ? wholeOf(batch, mask) : partOf(batch, last, limit.bytes - bytes, bytes === 0, mask)
       if (part === null) break
+      if (batch.memory !== undefined && batch.memory !== memory.at(-1)) {
+        batch.memory.hold()
+        memory.push(batch.memory)
+      }
       for (const piece of part.wire) {
         wire.push(piece)
         bytes += piece.length
@@ -116,7 +126,7 @@ export class Ring {
       last = part.last
       if (last < batch.last) break
     }
-    return { count, last, wire }
+    return { count, last, wire, memory }
   }
 
   /** Calls `each` with the batches that hold something of `after` to `last`, masked events included; false when some are gone. */

@@ -23,6 +23,7 @@ import { SegmentReader } from './segment-reader.ts'
 import { LogDamaged, type Recover, type Repair, recoverSegments } from './segment-recovery.ts'
 import { readState, skipAfter, writeState } from './segment-state.ts'
 import { SegmentTimes, type Stamped, type Stamps, stampsOfRing } from './segment-times.ts'
+import { Slabs } from './slabs.ts'
 
 /**
  * When appended events count as safe.
@@ -138,6 +139,7 @@ export class SegmentLog implements Log, Stamped {
   readonly #segments: Segment[]
   readonly #open: OpenSegments
   readonly #reader: SegmentReader
+  readonly #slabs = new Slabs()
   readonly #unmasked: SegmentReader
   readonly #ring: Ring
   readonly #times: SegmentTimes
@@ -416,7 +418,7 @@ export class SegmentLog implements Log, Stamped {
     const done: Built['done'] = []
     const after = this.head
     // Written where it stays: what is written twice costs as much again, and is garbage. Each may become a little longer.
-    const space = Buffer.allocUnsafeSlow(appends.reduce((sum, append) => sum + append.bytes, 0))
+    const space = this.#slabs.reserve(appends.reduce((sum, append) => sum + append.bytes, 0))
     let size = 0
     const room = (length: number) => {
       const start = writeWireHeader(space, size, length)
@@ -428,8 +430,9 @@ export class SegmentLog implements Log, Stamped {
       try {
         for (const { frame, account, seq } of append.entries) {
           const number = seq ?? (seqs.at(-1) ?? after) + 1
+          const before = size
           const numbered = seq === undefined ? withSeq(frame, number, room) : frame
-          if (numbered.buffer !== space.buffer) room(numbered.length).set(numbered)
+          if (size === before) room(numbered.length).set(numbered)
           seqs.push(number)
           ends.push(size)
           accounts.push(account)
@@ -463,8 +466,10 @@ export class SegmentLog implements Log, Stamped {
       ends: Uint32Array.from(ends),
       wire,
       accounts: Float64Array.from(accounts),
+      stamp: { time, before },
+      memory: this.#slabs.keep(size),
     }
-    return { wire, index, time, done, batch: { ...batch, stamp: { time, before } } }
+    return { wire, index, time, done, batch }
   }
 
   /** The segment to write the next bytes to, which begin with event `first`. */

@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream'
 import { errorFrame } from '@millisky/core/event'
 import type { WebSocket } from 'ws'
-import type { Batch } from '../log/log.ts'
+import { type Batch, letGo } from '../log/log.ts'
 import type { Form } from './form.ts'
 
 /** Why a consumer's connection ended. */
@@ -70,6 +70,9 @@ export class Consumer {
   #onDrain: (() => void) | null = null
   #memory: Buffer | null = null
   #said = 0
+  /** What the socket is busy with, in order. */
+  readonly #sending: Batch[] = []
+  readonly #onSent = () => letGo(this.#sending.shift()!)
   readonly #awake: ConsumerParts['awake']
   readonly #close: () => void
 
@@ -112,16 +115,21 @@ export class Consumer {
     return this.socket.writableNeedDrain && this.socket.writableLength > 0
   }
 
-  /** Hands a batch to the socket, in one step. */
-  write(batch: Batch): void {
+  /**
+   * Hands a batch to the socket, in one step.
+   * @param source what it was made of, and may have views of; let go when the socket is done with it
+   */
+  write(batch: Batch, source: Batch = batch): void {
     const { socket } = this
     const { wire } = batch
     let bytes = 0
     if (wire.length > 1) socket.cork()
-    for (const part of wire) {
-      bytes += part.byteLength
-      socket.write(part)
+    for (let i = 0; i < wire.length; i++) {
+      bytes += wire[i]!.byteLength
+      socket.write(wire[i]!, i < wire.length - 1 ? undefined : this.#onSent)
     }
+    if (wire.length > 0) this.#sending.push(source)
+    else letGo(source)
     if (wire.length > 1) socket.uncork()
     this.cursor = batch.last
     this.events += batch.count

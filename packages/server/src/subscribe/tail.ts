@@ -1,4 +1,5 @@
-import type { Batch, Log } from '../log/log.ts'
+import { type Batch, hold, type Log, letGo } from '../log/log.ts'
+import { Slabs } from '../log/slabs.ts'
 import type { Consumer } from './consumer.ts'
 
 /**
@@ -28,6 +29,8 @@ export class Tail {
   readonly #settings: TailSettings
   readonly #waiting = new Set<Consumer>()
   readonly #shared = new Map<number, Batch | Promise<Batch>>()
+  /** For what is joined. */
+  readonly #slabs = new Slabs()
   readonly #stop = new AbortController()
   readonly #steps: Promise<void>
   /** Consumers that were woken by the last step. */
@@ -63,6 +66,7 @@ export class Tail {
     if (this.#log.head <= this.flushed) return
     this.#before = this.flushed
     this.flushed = this.#log.head
+    for (const batch of this.#shared.values()) if (!(batch instanceof Promise)) letGo(batch)
     this.#shared.clear()
     this.#crowd = this.#waiting.size
     for (const consumer of this.#waiting) consumer.wake?.()
@@ -89,6 +93,7 @@ export class Tail {
     return cursor >= this.#before
   }
 
+  /** What follows for this consumer, held for it. */
   read(consumer: Consumer): Batch | Promise<Batch> {
     const after = consumer.cursor
     const bytes = this.#settings.batchBytes
@@ -97,11 +102,26 @@ export class Tail {
     let batch = this.#shared.get(after)
     if (batch === undefined) {
       const found = this.#log.read(after, { bytes })
-      if (this.#crowd < CROWD) batch = found
-      else batch = found instanceof Promise ? found.then(joined) : joined(found)
+      batch = this.#crowd < CROWD || found instanceof Promise ? found : this.#join(found)
       this.#shared.set(after, batch)
     }
+    if (!(batch instanceof Promise)) hold(batch)
     return batch
+  }
+
+  /** One buffer to write instead of several: copied once, written to every consumer. */
+  #join(batch: Batch): Batch {
+    const { wire } = batch
+    if (wire.length < 2) return batch
+    const bytes = wire.reduce((sum, part) => sum + part.length, 0)
+    const whole = this.#slabs.reserve(bytes)
+    let at = 0
+    for (const part of wire) {
+      whole.set(part, at)
+      at += part.length
+    }
+    letGo(batch)
+    return { ...batch, wire: [whole], memory: [this.#slabs.keep(bytes)] }
   }
 
   /** Takes the last step. */
@@ -111,9 +131,4 @@ export class Tail {
     this.#step()
     this.closed = true
   }
-}
-
-/** One buffer to write instead of several: copied once, written to every consumer. */
-function joined(batch: Batch): Batch {
-  return batch.wire.length > 1 ? { ...batch, wire: [Buffer.concat(batch.wire)] } : batch
 }

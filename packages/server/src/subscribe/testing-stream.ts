@@ -33,14 +33,17 @@ export interface StageOptions {
   extras?: Extras
   dictionary?: Uint8Array
   settings?: Partial<SubscribeSettings>
+  /** Of newest events, kept in memory. */
+  ringBytes?: number
 }
 
-export async function streamStage({ extras = ALL, dictionary, settings }: StageOptions = {}): Promise<StreamStage> {
+export async function streamStage(options: StageOptions = {}): Promise<StreamStage> {
+  const { extras = ALL, dictionary, settings, ringBytes = 32 << 20 } = options
   const folder = mkdtempSync(join(tmpdir(), 'millisky-stream-'))
   const clients: StreamClient[] = []
   const server = createServer((_request, response) => response.writeHead(426).end())
   const clock = () => stage.clock
-  const log = await openSegmentLog(folder, { withSeq, recover: () => null, now: clock, fsync: 'none' })
+  const log = await openSegmentLog(folder, { withSeq, recover: () => null, now: clock, fsync: 'none', ringBytes })
   const subscription = new Subscription({ log, extras, settings: { closeMs: 200, coalesceMs: 1, ...settings } })
   const socket = subscription.socket
   subscription.attach(server, REPOS_PATH)
