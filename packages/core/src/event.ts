@@ -173,10 +173,9 @@ function isObj(value: Value): value is Obj {
 export function peek(bytes: Uint8Array): { op: number; t: string | null; did: string | null; seq: number | null } {
   let op: number | null = null
   let t: string | null = null
-  const header = readHead(bytes, 0)
-  if (header.major !== 5) throw new Malformed('frame header is not a map', 0)
-  let at = header.next
-  for (let i = 0; i < header.value; i++) {
+  let at = readHead(bytes, 0)
+  if (major !== 5) throw new Malformed('frame header is not a map', 0)
+  for (let left = argument; left > 0; left--) {
     const value = skip(bytes, at)
     if (nameIs(bytes, at, 'op')) op = readInteger(bytes, value)
     else if (nameIs(bytes, at, 't')) t = readText(bytes, value)
@@ -184,12 +183,11 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
   }
   if (op === null) throw new Malformed('frame header has no op')
   if (op !== 1) t = null
-  const body = readHead(bytes, at)
+  at = readHead(bytes, at)
   const who = t === '#commit' ? 'repo' : 'did'
   let did: string | null = null
   let seq: number | null = null
-  at = body.next
-  for (let i = 0; body.major === 5 && i < body.value; i++) {
+  for (let left = entries(); left > 0; left--) {
     // Canonical order puts short names first: behind four characters nothing wanted can come.
     if ((did !== null && seq !== null) || bytes[at]! > 0x64) break
     const value = skip(bytes, at)
@@ -231,9 +229,8 @@ export interface CommitSketch {
 export function sketchCommit(frame: Uint8Array): CommitSketch | null {
   if (typeOf(frame) !== '#commit') return null
   const sketch: CommitSketch = { put: [], deleted: [], prevData: null, hasSince: false, blocks: new Uint8Array(0) }
-  const body = readHead(frame, skip(frame, 0))
-  let at = body.next
-  for (let i = 0; body.major === 5 && i < body.value; i++) {
+  let at = readHead(frame, skip(frame, 0))
+  for (let left = entries(); left > 0; left--) {
     const value = skip(frame, at)
     if (nameIs(frame, at, 'ops')) sketchOps(frame, value, sketch)
     else if (nameIs(frame, at, 'blocks')) sketch.blocks = readBytes(frame, value) ?? sketch.blocks
@@ -248,9 +245,8 @@ export function sketchCommit(frame: Uint8Array): CommitSketch | null {
 
 /** The type in the header, whatever the `op`. */
 function typeOf(frame: Uint8Array): string | null {
-  const header = readHead(frame, 0)
-  let at = header.next
-  for (let i = 0; header.major === 5 && i < header.value; i++) {
+  let at = readHead(frame, 0)
+  for (let left = entries(); left > 0; left--) {
     const value = skip(frame, at)
     if (nameIs(frame, at, 't')) return readText(frame, value)
     at = skip(frame, value)
@@ -259,13 +255,11 @@ function typeOf(frame: Uint8Array): string | null {
 }
 
 function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSketch): void {
-  const ops = readHead(frame, start)
-  let at = ops.next
-  for (let i = 0; ops.major === 4 && i < ops.value; i++) {
-    const op = readHead(frame, at)
+  let at = readHead(frame, start)
+  for (let ops = major === 4 ? argument : 0; ops > 0; ops--) {
+    at = readHead(frame, at)
     let [path, action] = ['', '']
-    at = op.next
-    for (let j = 0; op.major === 5 && j < op.value; j++) {
+    for (let left = entries(); left > 0; left--) {
       const value = skip(frame, at)
       if (nameIs(frame, at, 'path')) path = readText(frame, value) ?? ''
       else if (nameIs(frame, at, 'action')) action = readText(frame, value) ?? ''
@@ -288,7 +282,7 @@ function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSke
  */
 export function withSeq(frame: Uint8Array, seq: number, room: (length: number) => Uint8Array = allocate): Uint8Array {
   const at = seqOffset(frame)
-  const behind = readHead(frame, at).next
+  const behind = readHead(frame, at)
   const size = integerSize(seq)
   const result = room(frame.length - (behind - at) + size)
   if (behind - at === size) result.set(frame)
@@ -305,9 +299,8 @@ const allocate = createSlab(131_072)
 
 /** Where the integer `seq` of the body begins. @throws Malformed when the body has none */
 function seqOffset(frame: Uint8Array): number {
-  const body = readHead(frame, skip(frame, 0))
-  let at = body.next
-  for (let i = 0; body.major === 5 && i < body.value; i++) {
+  let at = readHead(frame, skip(frame, 0))
+  for (let left = entries(); left > 0; left--) {
     const value = skip(frame, at)
     if (nameIs(frame, at, 'seq')) {
       if (readInteger(frame, value) === null) break
@@ -318,24 +311,33 @@ function seqOffset(frame: Uint8Array): number {
   throw new Malformed('frame has no seq')
 }
 
-/** The head of one CBOR item: its major type, its argument (rounded above 2^53), the offset behind it. */
-interface Head {
-  major: number
-  value: number
-  next: number
-}
+// Of the head of a CBOR item that was read last, its major type and its argument (rounded above 2^53). An object for each
+// would be a fifth of all that is left to be collected of an event.
+let major = 0
+let argument = 0
 
-function readHead(bytes: Uint8Array, at: number): Head {
+/** Reads the head of an item into {@link major} and {@link argument}; gives the offset behind it. */
+function readHead(bytes: Uint8Array, at: number): number {
   const first = bytes[at]
   if (first === undefined) throw new Malformed('frame cut short', at)
-  const info = first & 31
-  if (info < 24) return { major: first >> 5, value: info, next: at + 1 }
-  if (info > 27) throw new Malformed('not DAG-CBOR', at)
-  const next = at + 1 + (1 << (info - 24))
-  if (next > bytes.length) throw new Malformed('frame cut short', at)
+  major = first >> 5
+  argument = first & 31
+  return argument < 24 ? at + 1 : readArgument(bytes, at + 1, argument)
+}
+
+function readArgument(bytes: Uint8Array, at: number, info: number): number {
+  if (info > 27) throw new Malformed('not DAG-CBOR', at - 1)
+  const behind = at + (1 << (info - 24))
+  if (behind > bytes.length) throw new Malformed('frame cut short', at - 1)
   let value = 0
-  for (let i = at + 1; i < next; i++) value = value * 256 + bytes[i]!
-  return { major: first >> 5, value, next }
+  for (let i = at; i < behind; i++) value = value * 256 + bytes[i]!
+  argument = value
+  return behind
+}
+
+/** How many entries the map has whose head was read last; 0 when it is none. */
+function entries(): number {
+  return major === 5 ? argument : 0
 }
 
 /** Whether the map key at `at` is this short ASCII name. */
@@ -347,25 +349,25 @@ function nameIs(bytes: Uint8Array, at: number, name: string): boolean {
 
 /** The text at `at`, null when there is something else. What is not ASCII comes out garbled. */
 function readText(bytes: Uint8Array, at: number): string | null {
-  const { major, value, next } = readHead(bytes, at)
+  const from = readHead(bytes, at)
   if (major !== 3) return null
-  if (next + value > bytes.length) throw new Malformed('frame cut short', at)
-  return latin1(bytes, next, next + value)
+  if (from + argument > bytes.length) throw new Malformed('frame cut short', at)
+  return latin1(bytes, from, from + argument)
 }
 
 /** The byte string at `at`, as a view; null when there is something else. */
 function readBytes(bytes: Uint8Array, at: number): Uint8Array | null {
-  const { major, value, next } = readHead(bytes, at)
+  const from = readHead(bytes, at)
   if (major !== 2) return null
-  if (next + value > bytes.length) throw new Malformed('frame cut short', at)
-  return bytes.subarray(next, next + value)
+  if (from + argument > bytes.length) throw new Malformed('frame cut short', at)
+  return bytes.subarray(from, from + argument)
 }
 
 /** The integer at `at`, null when there is something else. */
 function readInteger(bytes: Uint8Array, at: number): number | null {
-  const { major, value } = readHead(bytes, at)
+  readHead(bytes, at)
   if (major > 1) return null
-  return major === 0 ? value : -1 - value
+  return major === 0 ? argument : -1 - argument
 }
 
 /** The offset behind one item and all that is in it. Needs no stack: only how many items are still to come counts. */
@@ -373,11 +375,10 @@ function skip(bytes: Uint8Array, at: number): number {
   let count = 0
   for (let pending = 1; pending > 0; pending--) {
     if (++count > FRAME_ITEMS_MAX) throw new Malformed('frame of too many items', at)
-    const { major, value, next } = readHead(bytes, at)
-    at = next
-    if (major === 2 || major === 3) at += value
-    else if (major === 4) pending += value
-    else if (major === 5) pending += 2 * value
+    at = readHead(bytes, at)
+    if (major === 2 || major === 3) at += argument
+    else if (major === 4) pending += argument
+    else if (major === 5) pending += 2 * argument
     else if (major === 6) pending++
   }
   if (at > bytes.length) throw new Malformed('frame cut short', at)
@@ -388,8 +389,8 @@ function skip(bytes: Uint8Array, at: number): number {
 function countItems(bytes: Uint8Array, max: number): number {
   let count = 0
   for (let at = 0; at < bytes.length && count <= max; count++) {
-    const { major, value, next } = readHead(bytes, at)
-    at = major === 2 || major === 3 ? next + value : next
+    at = readHead(bytes, at)
+    if (major === 2 || major === 3) at += argument
   }
   return count
 }
