@@ -4,13 +4,42 @@ import * as atcute from '@atcute/cbor'
 import * as dagCbor from '@ipld/dag-cbor'
 import fc from 'fast-check'
 import { concat, hex, unhex } from './bytes.ts'
-import { type CborOptions, decode, decodeAll, decodeFirst, encode, Float, type Value } from './cbor.ts'
+import {
+  type CborOptions,
+  check,
+  decodeAll,
+  decode as decodeAlone,
+  decodeFirst,
+  encode,
+  Float,
+  type Value,
+} from './cbor.ts'
 import { Cid } from './cid.ts'
 import { Malformed } from './errors.ts'
 import { slowDecode } from './testing-slow-cbor.ts'
 import { anyDamage, anyInteger, anyText, anyValue, damaged, objectOf, runs } from './testing-values.ts'
 
 const bytes = (text: string) => unhex(text.replaceAll(' ', ''))
+/** `decode`; `check` has to end in the same way. */
+function decode(input: Uint8Array, options?: CborOptions): Value {
+  const problem = problemOf(() => check(input, options))
+  assert.deepEqual(
+    problem,
+    problemOf(() => decodeAlone(input, options)),
+    hex(input.subarray(0, 100)),
+  )
+  return decodeAlone(input, options)
+}
+
+function problemOf(work: () => unknown): string | null {
+  try {
+    work()
+    return null
+  } catch (error) {
+    return `${error} at ${(error as Malformed).at}`
+  }
+}
+
 const decoded = (text: string, options?: CborOptions) => decode(bytes(text), options)
 const CID_HEX = `0171122066${'11'.repeat(31)}`
 

@@ -9,7 +9,7 @@
 import { type Block, type BlockSource, MissingBlock } from './blocks.ts'
 import { equal } from './bytes.ts'
 import { readCar } from './car.ts'
-import { decode } from './cbor.ts'
+import { check } from './cbor.ts'
 import { Cid } from './cid.ts'
 import { type Commit, decodeCommit, verifyCommit } from './commit.ts'
 import type { PublicKey } from './crypto.ts'
@@ -238,7 +238,9 @@ function doubted(identity: KnownIdentity, reason: Reason): Dropped | RetryIdenti
 }
 
 function isHostOf(origin: string, host: string): boolean {
-  return origin.slice(origin.indexOf('://') + 3).toLowerCase() === host.toLowerCase()
+  // Mostly written the same way.
+  const name = origin.slice(origin.indexOf('://') + 3)
+  return name === host || name.toLowerCase() === host.toLowerCase()
 }
 
 function checkSignature({ commit, bytes }: Slice, identity: KnownIdentity): Dropped | RetryIdentity | null {
@@ -422,12 +424,14 @@ function checkRecords(ops: RepoOp[], blocks: BlockSource, notes: Reason[]): Drop
   return null
 }
 
+const FLOATS = { floats: true }
+
 /** A map of DAG-CBOR. Floats and foreign CIDs inside are the producer's affair; so is a record under another codec. */
 function isRecord(cid: Cid, bytes: Uint8Array): boolean {
   if (!cid.isCbor) return true
   if (bytes[0]! >> 5 !== 5) return false
   try {
-    decode(bytes, { floats: true })
+    check(bytes, FLOATS)
     return true
   } catch (error) {
     if (error instanceof Malformed) return false
