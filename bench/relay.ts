@@ -29,10 +29,10 @@ import { compare, type Measured, machine, printTable } from './measure.ts'
 const ACCOUNTS = 500
 const RECORDS = 1_000
 /** Rounds of one commit of each account. What it takes until everything is compiled is not measured. */
-const WARM_UP = 40
+const WARM_UP = 80
 const MEASURED = 56
 const PACED_WARM_UP = 40
-const PACED = 24
+const PACED = 48
 const PEER = 1
 /** Events per second when time counts. */
 const RATE = 2_000
