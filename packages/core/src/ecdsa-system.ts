@@ -11,7 +11,7 @@ import { hex, unhex, utf8 } from './bytes.ts'
 import { assertSecret, compress, type Ecdsa, isPointShape } from './ecdsa.ts'
 import { Malformed } from './errors.ts'
 import { type Ffi, type ForeignFunction, type Library, loadFfi, type Signature } from './ffi.ts'
-import { sha256 } from './hash.ts'
+import { sha256Latin1 } from './hash.ts'
 
 /**
  * The versions from 0.2 to 0.7, newest first. What is used of them has been the same since 2015. The first, `.so.0`, is as
@@ -170,6 +170,10 @@ function bind(ffi: Ffi, secp: Functions): Ecdsa | null {
   const blinded = secp.context_randomize(context, seed)
   bytes.fill(0, SEED, SEED + 32)
   if (blinded !== 1) return null
+  const putDigest = (message: Uint8Array) => {
+    const text = sha256Latin1(message)
+    for (let i = 0; i < 32; i++) bytes[DIGEST + i] = text.charCodeAt(i)
+  }
   return {
     name: 'system',
     verifier(given) {
@@ -182,7 +186,7 @@ function bind(ffi: Ffi, secp: Functions): Ecdsa | null {
         compressed: given.length === 33 ? new Uint8Array(given) : compress(given),
         verify(message, signed) {
           if (signed.length !== 64) return false
-          bytes.set(sha256(message), DIGEST)
+          putDigest(message)
           bytes.set(signed, COMPACT)
           bytes.set(own, KEY)
           // The first refuses what is not below the order, the second a high s.
@@ -212,7 +216,7 @@ function bind(ffi: Ffi, secp: Functions): Ecdsa | null {
       return {
         compressed: bytes.slice(POINT, POINT + 33),
         sign(message) {
-          bytes.set(sha256(message), DIGEST)
+          putDigest(message)
           withSecret(() => secp.ecdsa_sign(context, signature, digest, secret, NULL, NULL))
           secp.ecdsa_signature_serialize_compact(context, compact, signature)
           return bytes.slice(COMPACT, COMPACT + 64)
