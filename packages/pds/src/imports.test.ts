@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { Blocks } from '@millisky/core/blocks'
 import { readCar, writeCar } from '@millisky/core/car'
@@ -12,6 +15,7 @@ import { Tree } from '@millisky/core/mst/tree'
 import { verifyRepo } from '@millisky/core/repo'
 import { encodeTid } from '@millisky/core/tid'
 import { framesOf } from '@millisky/server/log/frame-wire'
+import { Imports } from './imports.ts'
 import { bearer, startTestPds, type TestPds, type TestUser } from './testing-pds.ts'
 import { SCOPES, Tokens } from './tokens.ts'
 
@@ -271,4 +275,14 @@ test('who may import, and where', async t => {
   assert.equal(message, 'Service is not accepting repo imports')
   const small = await startTestPds(t, { PDS_MAX_REPO_IMPORT_SIZE: '100' })
   assert.equal((await importCar(small, await arrive(small, 'alice'), new Uint8Array(101))).status, 413)
+})
+
+test('names that a crash has left are removed at the start, other files stay', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'millisky-imports-'))
+  t.after(() => rm(folder, { recursive: true }))
+  await writeFile(join(folder, `${randomUUID()}.import`), '')
+  await writeFile(join(folder, 'upload'), '')
+  new Imports(null as never, folder, 1)
+  new Imports(null as never, join(folder, 'absent'), 1)
+  assert.deepEqual(await readdir(folder), ['upload'])
 })

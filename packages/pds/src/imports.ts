@@ -10,7 +10,7 @@
  * Source: account migration guide; pds.md #81 for what clients see.
  */
 import { randomUUID } from 'node:crypto'
-import { readSync } from 'node:fs'
+import { existsSync, readdirSync, readSync, rmSync } from 'node:fs'
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -49,6 +49,7 @@ export class Imports {
     this.#repos = repos
     this.#folder = folder
     this.#bytesMax = bytesMax
+    forgetNames(folder)
   }
 
   /**
@@ -175,6 +176,14 @@ const BLOCK_BYTES_MAX = 2 ** 21
 /** Lengths are below this, so that place and length of a block fit into one number, in files of up to 4 GB. */
 const LENGTH_LIMIT = BLOCK_BYTES_MAX + 1
 
+const NAME_END = '.import'
+
+/** Removes the names of files that a crash has left between their making and the removal of their name, which nobody needs. */
+function forgetNames(folder: string): void {
+  if (!existsSync(folder)) return
+  for (const name of readdirSync(folder)) if (name.endsWith(NAME_END)) rmSync(join(folder, name), { force: true })
+}
+
 /** A CAR put aside: its blocks one after the other in a file, their hashes checked (again when read), and where each is. */
 class CarFile implements BlockSource {
   readonly #file: FileHandle
@@ -189,10 +198,11 @@ class CarFile implements BlockSource {
 
   static async receive(folder: string, body: AsyncIterable<Uint8Array>): Promise<CarFile> {
     await mkdir(folder, { recursive: true })
-    const path = join(folder, `${randomUUID()}.import`)
+    const path = join(folder, `${randomUUID()}${NAME_END}`)
     const file = await open(path, 'wx+', 0o600)
     try {
-      await rm(path)
+      // Another process may have done so already, see above.
+      await rm(path, { force: true })
       const { places, roots } = await putAside(file, body)
       if (roots.length !== 1) throw new Refused('InvalidRequest', 'expected one root')
       return new CarFile(file, places, roots[0]!)
