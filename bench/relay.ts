@@ -228,9 +228,7 @@ async function runConsumer(relay: string, goals: number[]): Promise<void> {
   const seen: [rev: string, at: number][] = []
   // Nothing is left to be collected, which would hold up what follows.
   const memory = new ReceiveMemory()
-  socket.on('upgrade', ({ socket: raw }) => {
-    socket.once('open', () => raw.prependListener('data', (chunk: Buffer) => memory.came(chunk)))
-  })
+  memory.watch(socket)
   socket.on('message', (frame: Buffer) => {
     memory.read(frame)
     if (isPaced) seen.push([nameOf(frame), clock()])

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { encodeFrame, errorFrame, infoFrame } from '@millisky/core/event'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { Follow, type FollowEnd, type FollowParts, type FollowState } from './follow.ts'
+import { release } from './receive-memory.ts'
 
 const cleanups: (() => unknown)[] = []
 afterEach(async () => {
@@ -133,6 +134,58 @@ test('text, too much, broken framing and a cut line each have their name', async
     rude.map(([reason]) => reason),
   )
   assert.deepEqual(got.slice(0, 5), [1, 2, 3, 4, 5].map(frame), 'what came before the offence counts')
+})
+
+test('frames may be released at once or late, however a host cuts, mixes and breaks them', async () => {
+  const EVENTS = 2_000
+  /** Tells its number all over. */
+  const body = (n: number) => Buffer.concat([frame(n), Buffer.alloc(n % 97 === 0 ? 150_000 : (n * 37) % 3_000, n)])
+  const { url } = await host(socket => {
+    const wire: Buffer[] = []
+    const put = (first: number, bytes: Uint8Array) => {
+      const { length } = bytes
+      const head = Buffer.alloc(length < 126 ? 2 : length < 65_536 ? 4 : 10)
+      head[0] = first
+      head[1] = length < 126 ? length : length < 65_536 ? 126 : 127
+      if (length >= 126) head.writeUIntBE(length, length < 65_536 ? 2 : 4, length < 65_536 ? 2 : 6)
+      wire.push(head, Buffer.from(bytes))
+    }
+    for (let n = 1; n <= EVENTS; n++) {
+      const bytes = body(n)
+      if (n % 40 === 0) put(0x89, Buffer.from('ping'))
+      if (n % 3 > 0) put(0x82, bytes)
+      else {
+        // In two fragments, sometimes with a ping between them.
+        put(0x02, bytes.subarray(0, bytes.length >> 1))
+        if (n % 60 === 0) put(0x89, Buffer.from('between'))
+        put(0x80, bytes.subarray(bytes.length >> 1))
+      }
+    }
+    const all = Buffer.concat(wire)
+    const raw = (socket as unknown as { _socket: Socket })._socket
+    for (let at = 0, i = 1; at < all.length; at += (i * 7_919) % 90_000, i++) {
+      raw.write(all.subarray(at, Math.min(all.length, at + ((i * 7_919) % 90_000))))
+    }
+  })
+  const late: [number, Uint8Array][] = []
+  let count = 0
+  const check = (n: number, bytes: Uint8Array) => {
+    assert.ok(body(n).equals(bytes), `frame ${n}`)
+    release(bytes)
+  }
+  const { ended } = following(url, {
+    onFrames: frames => {
+      for (const bytes of frames) {
+        if (++count % 5 === 0) late.push([count, bytes])
+        else check(count, bytes)
+      }
+      while (late.length > 30) check(...late.splice((count * 13) % late.length, 1)[0]!)
+      if (count === EVENTS) throw new Error('done')
+    },
+  })
+  const [end] = await ended(1)
+  assert.equal(end?.detail, 'done')
+  for (const each of late) check(...each)
 })
 
 test('an error frame ends the connection and is no progress; an info frame is a frame', async () => {

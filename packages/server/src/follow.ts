@@ -289,10 +289,8 @@ class Connection {
       maxPayload: this.#settings.frameBytes,
       createConnection: guardedConnect(url.protocol === 'wss:', reach),
     }))
-    socket.on('upgrade', response => {
-      this.#opened(response)
-      socket.once('open', () => response.socket.prependListener('data', (chunk: Buffer) => this.#memory.came(chunk)))
-    })
+    this.#memory.watch(socket)
+    socket.on('upgrade', response => this.#opened(response))
     socket.on('unexpected-response', (request, response) => {
       this.end(whyNoHandshake(response))
       request.destroy()
@@ -300,8 +298,6 @@ class Connection {
     socket.on('message', (data, isBinary) => this.#received(data as Buffer, isBinary))
     const control = () => this.#control()
     socket.on('ping', control).on('pong', control)
-    // Its data goes into the answer, perhaps as the view that it is, and perhaps later.
-    socket.on('ping', () => this.#memory.keep())
     socket.on('error', error => this.end(this.openedAt === null ? whyNot(error) : whyBroken(error)))
     socket.on('close', (code, reason) => {
       if (code === 1006) this.end({ reason: 'lost', detail: 'The connection was lost' })

@@ -5,6 +5,7 @@
  * some thousand messages make V8 mark its whole heap, which costs more than anything else done with them but checking
  * signatures. So whoever is done with a message may say so; a message of which nobody says so is collected as ever.
  */
+import type { WebSocket } from 'ws'
 
 /** One read, of which all messages that were read so far are known. */
 interface Chunk {
@@ -29,6 +30,15 @@ export class ReceiveMemory {
   #latest: Chunk | null = null
   /** The chunk that the last message was a view of, while there may be more in it. */
   #open: Chunk | null = null
+
+  /** Watches the socket of a client that is about to connect; only its messages are left to be told of. */
+  watch(client: WebSocket): void {
+    client.once('upgrade', ({ socket }) => {
+      client.once('open', () => socket.prependListener('data', (chunk: Buffer) => this.came(chunk)))
+    })
+    // Its data goes into the answer, perhaps as the view that it is, and perhaps later.
+    client.on('ping', () => this.keep())
+  }
 
   /** To be told before anything is read of a chunk. */
   came({ buffer, byteLength }: Uint8Array): void {
