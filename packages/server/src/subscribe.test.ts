@@ -324,6 +324,22 @@ test('what consumers send is ignored, pings are answered', async () => {
   assert.deepEqual(await client.until(1), [1])
 })
 
+test('many pings at once are answered', async () => {
+  const { log, url, ends } = await stage()
+  const client = new Client(url)
+  await client.opened
+  let pongs = 0
+  client.socket.on('pong', () => pongs++)
+  // In one piece, so that all are read before the first answer has gone out.
+  const ping = Buffer.from([0x89, 0x80, 0, 0, 0, 0])
+  ;(client.socket as unknown as { _socket: Socket })._socket.write(Buffer.concat(Array(500).fill(ping)))
+  const cut = client.closed.then(() => assert.fail('it is cut off'))
+  await Promise.race([cut, eventually(() => pongs === 500, 'all are answered')])
+  log.add()
+  assert.deepEqual(await client.until(1), [1])
+  assert.deepEqual(ends, [])
+})
+
 test('a consumer that sends without end is let go', async () => {
   const { subscription, url, ends } = await stage({ pingMs: 60_000 })
   for (const [send, count] of [

@@ -159,7 +159,7 @@ export class Subscription {
 
   /** How sockets of consumers are made, for endpoints to begin from. */
   get socket(): ServerOptions {
-    const options: ServerOptions & { closeTimeout: number } = {
+    const options: ServerOptions & { closeTimeout: number; maxPendingAutoPongs: number } = {
       noServer: true,
       clientTracking: false,
       perMessageDeflate: false,
@@ -167,6 +167,8 @@ export class Subscription {
       maxPayload: 64 * 1024,
       skipUTF8Validation: true,
       closeTimeout: this.#settings.closeMs,
+      // Pings are counted with all else a consumer sends: one limit, whose end has a name.
+      maxPendingAutoPongs: 0,
     }
     return options
   }
