@@ -28,12 +28,13 @@ import { compare, type Measured, machine, printTable } from './measure.ts'
 
 const ACCOUNTS = 500
 const RECORDS = 1_000
-/** Rounds of one commit of each account. What it takes until everything is compiled is not measured. */
-const WARM_UP = 80
-const MEASURED = 56
-const PACED_WARM_UP = 40
-const PACED = 48
-const PEER = 1
+/**
+ * Parts of what a host sends, in commits of each account. The first warms up: what it takes until everything is compiled is not measured.
+ * Each of the others is measured by itself, as the machine may be busy with something else for seconds.
+ */
+const FAST = [80, 40, 40, 40, 40]
+const PACED = [40, 48]
+const PEER = [1, 1]
 /** Events per second when time counts. */
 const RATE = 2_000
 const RUNS = 2
@@ -103,7 +104,7 @@ interface Prepared {
   names: string[]
 }
 
-/** What the accounts say, in two parts, and their documents. All else is forgotten: a host that collects garbage would hold up the Relay. */
+/** What the accounts say, part by part, and their documents. All else is forgotten: a host that collects garbage would hold up the Relay. */
 function prepare(purpose: string) {
   const writers = new Map<string, Writer>()
   for (let n = 0; n < ACCOUNTS; n++) {
@@ -118,15 +119,14 @@ function prepare(purpose: string) {
     bytes += frames.reduce((sum, frame) => sum + frame.length, 0)
     return { ...toWireBatch(frames), names: frames.map(nameOf) }
   }
-  const batches = purpose === 'peer' ? [PEER, PEER] : purpose === 'paced' ? [PACED_WARM_UP, PACED] : [WARM_UP, MEASURED]
-  const [warmUp, measured] = batches.map(round) as [Prepared, Prepared]
+  const parts: Prepared[] = (purpose === 'peer' ? PEER : purpose === 'paced' ? PACED : FAST).map(round)
   const documents = new Map(Array.from(writers, ([did, writer]) => [did, writer.document()]))
-  return { warmUp, measured, documents, frameBytes: Math.round(bytes / seq) }
+  return { parts, documents, frameBytes: Math.round(bytes / seq) }
 }
 
-/** Sends the first or the second part of what it has, when told so: `paced` at {@link RATE}, else as fast as it is taken. */
+/** Sends the next part of what it has when told so: `paced` at {@link RATE}, else as fast as it is taken. */
 async function runHost(purpose: string): Promise<void> {
-  const { warmUp, measured, documents, frameBytes } = prepare(purpose)
+  const { parts, documents, frameBytes } = prepare(purpose)
   globalThis.gc?.()
   let socket: Duplex | null = null
   const server = createServer((request, reply) => {
@@ -154,7 +154,7 @@ async function runHost(purpose: string): Promise<void> {
       }
     }
   }
-  process.on('message', (message: string) => void send(message === 'warm-up' ? warmUp : measured))
+  process.on('message', () => void send(parts.shift()!))
   process.send!({ url, frameBytes })
 }
 
@@ -380,41 +380,44 @@ interface Usage {
   rss: number
 }
 
-/** As fast as it goes. */
+/** As fast as it goes, part by part; a bare check's rate before each. */
 const ingest = (workers: string) =>
   staged(async (start, folder) => {
-    const goals = [ACCOUNTS * WARM_UP, ACCOUNTS * (WARM_UP + MEASURED)]
+    const [warmUp, ...parts] = FAST.map(rounds => rounds * ACCOUNTS) as [number, ...number[]]
+    let sum = 0
+    const goals = [warmUp, ...parts].map(events => (sum += events))
     const { host, relay, consumer, frameBytes } = await chain(start, { folder, workers, purpose: 'fast', goals })
     const usage = async () => (await relay.ask('usage')) as unknown as Usage
-    host.process.send('warm-up')
+    host.process.send('go on')
     await consumer.next(60_000).catch(async error => {
       throw new Error(`${error}: ${JSON.stringify(await usage())}`)
     })
     await wait(500)
-    const before = await usage()
-    const beganAt = performance.now()
-    host.process.send('measured')
-    await consumer.next()
-    const seconds = (performance.now() - beganAt) / 1000
-    const after = await usage()
-    const events = ACCOUNTS * MEASURED
-    return {
-      perCpuSecond: (events / (after.cpuMicros - before.cpuMicros)) * 1e6,
-      wallPerSecond: events / seconds,
-      rss: after.rss,
-      frameBytes,
+    const [rates, bare]: [number[], number[]] = [[], []]
+    let [seconds, rss] = [0, 0]
+    for (const events of parts) {
+      bare.push((await bareVerify()).opsPerCpuSecond)
+      const before = await usage()
+      const beganAt = performance.now()
+      host.process.send('go on')
+      await consumer.next()
+      seconds += (performance.now() - beganAt) / 1000
+      const after = await usage()
+      rates.push((events / (after.cpuMicros - before.cpuMicros)) * 1e6)
+      rss = after.rss
     }
+    return { rates, bare, perSecond: (sum - warmUp) / seconds, rss, frameBytes }
   })
 
 /** At a steady rate: milliseconds from write to receipt of each event in order, and the cores that the Relay used. */
 const paced = (workers: string, fsync: string) =>
   staged(async (start, folder) => {
-    const goals = [ACCOUNTS * (PACED_WARM_UP + PACED)]
+    const goals = [ACCOUNTS * (PACED[0]! + PACED[1]!)]
     const { host, relay, consumer } = await chain(start, { folder, workers, purpose: 'paced', goals, fsync })
-    await host.ask('warm-up')
+    await host.ask('go on')
     await wait(500)
     const before = (await relay.ask('usage')) as unknown as Usage
-    const { sent } = (await host.ask('measured')) as { sent: [string, number][] }
+    const { sent } = (await host.ask('go on')) as { sent: [string, number][] }
     const { seen } = (await consumer.next()) as { seen: [string, number][] }
     const after = (await relay.ask('usage')) as unknown as Usage
     const seenAt = new Map(seen)
@@ -426,14 +429,14 @@ const peer = () =>
   staged(async start => {
     const host = start('host', 'peer')
     const { url } = (await host.next()) as { url: string }
-    const rival = start('peer', url, ...[1, 2].map(n => String(n * PEER * ACCOUNTS)))
+    const rival = start('peer', url, ...[1, 2].map(n => String(n * PEER[0]! * ACCOUNTS)))
     await host.next()
-    host.process.send('warm-up')
+    host.process.send('go on')
     await rival.next()
-    host.process.send('measured')
+    host.process.send('go on')
     const { cpuMicros, error } = (await rival.next()) as { cpuMicros: number; error?: string }
     if (error !== undefined) throw new Error(error)
-    return (PEER * ACCOUNTS * 1e6) / cpuMicros
+    return (PEER[1]! * ACCOUNTS * 1e6) / cpuMicros
   })
 
 function measured(name: string, rates: readonly number[]): Measured {
@@ -451,11 +454,11 @@ export async function run(report: (title: string, rows: Measured[], unit?: strin
   let frameBytes = 0
   for (let i = 0; i < RUNS; i++) {
     for (const kind of kinds) {
-      bare.push((await bareVerify()).opsPerCpuSecond)
       const result = await ingest(kind.workers)
       frameBytes = result.frameBytes
-      kind.rates.push(result.perCpuSecond)
-      kind.name = `${kind.name.split(' (')[0]} (${Math.round(result.wallPerSecond)}/s, ${Math.round(result.rss / 1e6)} MB)`
+      bare.push(...result.bare)
+      kind.rates.push(...result.rates)
+      kind.name = `${kind.name.split(' (')[0]} (${Math.round(result.perSecond)}/s, ${Math.round(result.rss / 1e6)} MB)`
     }
   }
   const rows = kinds.map(({ name, rates }) => measured(name, rates))
