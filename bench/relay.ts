@@ -35,6 +35,9 @@ const RECORDS = 1_000
 const FAST = [80, 40, 40, 40, 40]
 const PACED = [40, 48]
 const PEER = [1, 1]
+/** After how many events each part ends. */
+const endsOf = (parts: readonly number[]) =>
+  parts.map((_, i) => ACCOUNTS * parts.slice(0, i + 1).reduce((sum, n) => sum + n, 0))
 /** Events per second when time counts. */
 const RATE = 2_000
 const RUNS = 2
@@ -383,9 +386,7 @@ interface Usage {
 /** As fast as it goes, part by part; a bare check's rate before each. */
 const ingest = (workers: string) =>
   staged(async (start, folder) => {
-    const [warmUp, ...parts] = FAST.map(rounds => rounds * ACCOUNTS) as [number, ...number[]]
-    let sum = 0
-    const goals = [warmUp, ...parts].map(events => (sum += events))
+    const goals = endsOf(FAST)
     const { host, relay, consumer, frameBytes } = await chain(start, { folder, workers, purpose: 'fast', goals })
     const usage = async () => (await relay.ask('usage')) as unknown as Usage
     host.process.send('go on')
@@ -395,7 +396,7 @@ const ingest = (workers: string) =>
     await wait(500)
     const [rates, bare]: [number[], number[]] = [[], []]
     let [seconds, rss] = [0, 0]
-    for (const events of parts) {
+    for (let i = 1; i < goals.length; i++) {
       bare.push((await bareVerify()).opsPerCpuSecond)
       const before = await usage()
       const beganAt = performance.now()
@@ -403,16 +404,16 @@ const ingest = (workers: string) =>
       await consumer.next()
       seconds += (performance.now() - beganAt) / 1000
       const after = await usage()
-      rates.push((events / (after.cpuMicros - before.cpuMicros)) * 1e6)
+      rates.push(((goals[i]! - goals[i - 1]!) / (after.cpuMicros - before.cpuMicros)) * 1e6)
       rss = after.rss
     }
-    return { rates, bare, perSecond: (sum - warmUp) / seconds, rss, frameBytes }
+    return { rates, bare, perSecond: (goals.at(-1)! - goals[0]!) / seconds, rss, frameBytes }
   })
 
 /** At a steady rate: milliseconds from write to receipt of each event in order, and the cores that the Relay used. */
 const paced = (workers: string, fsync: string) =>
   staged(async (start, folder) => {
-    const goals = [ACCOUNTS * (PACED[0]! + PACED[1]!)]
+    const goals = endsOf(PACED).slice(-1)
     const { host, relay, consumer } = await chain(start, { folder, workers, purpose: 'paced', goals, fsync })
     await host.ask('go on')
     await wait(500)
@@ -429,7 +430,7 @@ const peer = () =>
   staged(async start => {
     const host = start('host', 'peer')
     const { url } = (await host.next()) as { url: string }
-    const rival = start('peer', url, ...[1, 2].map(n => String(n * PEER[0]! * ACCOUNTS)))
+    const rival = start('peer', url, ...endsOf(PEER).map(String))
     await host.next()
     host.process.send('go on')
     await rival.next()
