@@ -102,6 +102,8 @@ export interface InfoBody {
 // Frames
 
 const OPTIONS = { floats: true } as const
+const TYPES = ['#commit', '#identity', '#account', '#sync', '#info']
+const SLASH = 0x2f
 
 /** Makes the bytes of a message. `seq` is a placeholder until {@link withSeq}. */
 export function encodeFrame(event: { t: string; body: Obj }): Uint8Array {
@@ -178,7 +180,7 @@ export function peek(bytes: Uint8Array): { op: number; t: string | null; did: st
   for (let left = argument; left > 0; left--) {
     const value = skip(bytes, at)
     if (nameIs(bytes, at, 'op')) op = readInteger(bytes, value)
-    else if (nameIs(bytes, at, 't')) t = readText(bytes, value)
+    else if (nameIs(bytes, at, 't')) t = readType(bytes, value)
     at = skip(bytes, value)
   }
   if (op === null) throw new Malformed('frame header has no op')
@@ -248,7 +250,7 @@ function typeOf(frame: Uint8Array): string | null {
   let at = readHead(frame, 0)
   for (let left = entries(); left > 0; left--) {
     const value = skip(frame, at)
-    if (nameIs(frame, at, 't')) return readText(frame, value)
+    if (nameIs(frame, at, 't')) return readType(frame, value)
     at = skip(frame, value)
   }
   return null
@@ -258,17 +260,25 @@ function sketchOps(frame: Uint8Array, start: number, { put, deleted }: CommitSke
   let at = readHead(frame, start)
   for (let ops = major === 4 ? argument : 0; ops > 0; ops--) {
     at = readHead(frame, at)
-    let [path, action] = ['', '']
+    let collection = ''
+    let list = put
     for (let left = entries(); left > 0; left--) {
       const value = skip(frame, at)
-      if (nameIs(frame, at, 'path')) path = readText(frame, value) ?? ''
-      else if (nameIs(frame, at, 'action')) action = readText(frame, value) ?? ''
+      if (nameIs(frame, at, 'path')) collection = readCollection(frame, value)
+      else if (nameIs(frame, at, 'action')) list = nameIs(frame, value, 'delete') ? deleted : put
       at = skip(frame, value)
     }
-    const collection = path.slice(0, path.indexOf('/'))
-    const list = action === 'delete' ? deleted : put
     if (!list.includes(collection)) list.push(collection)
   }
+}
+
+/** What stands before the slash in the text at `at`; nothing when there is none. */
+function readCollection(frame: Uint8Array, at: number): string {
+  const from = readHead(frame, at)
+  const end = major === 3 ? Math.min(from + argument, frame.length) : from
+  let slash = from
+  while (slash < end && frame[slash] !== SLASH) slash++
+  return slash < end ? latin1(frame, from, slash) : ''
 }
 
 /**
@@ -340,11 +350,17 @@ function entries(): number {
   return major === 5 ? argument : 0
 }
 
-/** Whether the map key at `at` is this short ASCII name. */
+/** Whether the text at `at` is this ASCII name of less than 24 characters. */
 function nameIs(bytes: Uint8Array, at: number, name: string): boolean {
   if (bytes[at] !== 0x60 + name.length) return false
   for (let i = 0; i < name.length; i++) if (bytes[at + 1 + i] !== name.charCodeAt(i)) return false
   return true
+}
+
+/** The type at `at`. The known ones are always the same strings: a new one is looked up each time it is compared. */
+function readType(bytes: Uint8Array, at: number): string | null {
+  for (const type of TYPES) if (nameIs(bytes, at, type)) return type
+  return readText(bytes, at)
 }
 
 /** The text at `at`, null when there is something else. What is not ASCII comes out garbled. */

@@ -5,6 +5,7 @@
  * are made of them but those on the way to the one key, and no nodes but as bytes that are hashed and forgotten.
  */
 import type { BlockSource } from '../blocks.ts'
+import { latin1 } from '../bytes.ts'
 import { CID_BYTES, Cid } from '../cid.ts'
 import { Malformed } from '../errors.ts'
 import { sha256Latin1 } from '../hash.ts'
@@ -185,9 +186,7 @@ function find(root: Cid, blocks: BlockSource, path: string): number {
 }
 
 function rootKey({ bytes, restAt, keyLength }: Sketch): string {
-  let key = ''
-  for (let i = restAt[0]!; i < restAt[0]! + keyLength[0]!; i++) key += String.fromCharCode(bytes[i]!)
-  return key
+  return latin1(bytes, restAt[0]!, restAt[0]! + keyLength[0]!)
 }
 
 /** Makes the node with another value at the place; gives its length, 0 when it is too large. */

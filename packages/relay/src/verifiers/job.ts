@@ -80,7 +80,7 @@ export function judgeGroup({ prior, jobs }: Group, now: number, keys: Keys): Out
   const outcomes: Outcome[] = []
   let state = prior
   for (const { frame, host, policy, identity } of jobs) {
-    const outcome = judgeOne(frame, host, now, policy, state, known(identity, keys))
+    const outcome = judgeOne(frame, host, now, policy, state, identity && new LazyIdentity(identity, keys))
     outcomes.push(outcome)
     if (outcome.kind === 'admit') state = outcome.next
     else if (outcome.kind !== 'drop') break
@@ -88,16 +88,22 @@ export function judgeGroup({ prior, jobs }: Group, now: number, keys: Keys): Out
   return outcomes
 }
 
-function known(identity: StatedIdentity | null, keys: Keys): KnownIdentity | null {
-  if (identity === null) return null
-  const { pds, key, fresh } = identity
-  return {
-    pds,
-    fresh,
-    // Parsed where it is asked for: what is not signed, or dropped before, needs none.
-    get key() {
-      return key === null ? null : keys.get(key)
-    },
+/** With a key that is parsed where it is asked for: what is not signed, or dropped before, needs none. */
+class LazyIdentity implements KnownIdentity {
+  readonly pds: string | null
+  readonly fresh: boolean
+  readonly #text: string | null
+  readonly #keys: Keys
+
+  constructor({ pds, key, fresh }: StatedIdentity, keys: Keys) {
+    this.pds = pds
+    this.fresh = fresh
+    this.#text = key
+    this.#keys = keys
+  }
+
+  get key(): PublicKey | null {
+    return this.#text === null ? null : this.#keys.get(this.#text)
   }
 }
 
