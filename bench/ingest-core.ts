@@ -49,8 +49,8 @@ export function sample(n: number): Sample {
     identity: { pds: `https://${HOST}`, key: key.publicKey },
     prior: {
       rev: head.rev,
-      data: data.bytes,
-      commit: commit.bytes,
+      data: data.key,
+      commit: commit.key,
       active: true,
       status: null,
       local: null,

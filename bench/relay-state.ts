@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { base58 } from '@millisky/core/bytes'
+import { Cid, CODEC_CBOR } from '@millisky/core/cid'
 import { accountEvent, encodeFrame, withSeq } from '@millisky/core/event'
 import { sha256 } from '@millisky/core/hash'
 import type { Datetime, Did, Tid } from '@millisky/core/syntax'
@@ -43,8 +44,8 @@ const accountOf = (n: number) => ({
   did: testDid(n),
   host: 1 + (n % HOSTS),
   rev,
-  data: Buffer.concat([Uint8Array.of(1, 0x71, 0x12, 0x20), bytesOf(n, 'data')]),
-  commit: Buffer.concat([Uint8Array.of(1, 0x71, 0x12, 0x20), bytesOf(n, 'commit')]),
+  data: Cid.fromDigest(CODEC_CBOR, bytesOf(n, 'data')).key,
+  commit: Cid.fromDigest(CODEC_CBOR, bytesOf(n, 'commit')).key,
   active: true,
   status: null,
   local: null,

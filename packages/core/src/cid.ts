@@ -78,6 +78,11 @@ export class Cid {
     return Cid.fromBytes(bytes)
   }
 
+  /** The CID that has this {@link key}; not checked. */
+  static fromKey(key: string): Cid {
+    return new Cid(undefined, 0, key.length, key)
+  }
+
   /** The CID of a DAG-CBOR block: hashes it. */
   static ofCbor(block: Uint8Array): Cid {
     return new Cid(undefined, 0, CID_BYTES, CBOR_PREFIX + sha256Latin1(block))

@@ -215,8 +215,8 @@ export interface CommitSketch {
   /** Collections with a record made or changed, and with one deleted; any text, each once. */
   put: string[]
   deleted: string[]
-  /** Binary CID of the tree before; null when the producer did not say. */
-  prevData: Uint8Array | null
+  /** Key of the CID of the tree before; null when the producer did not say. */
+  prevData: string | null
   /** There is a `since`, so this is not the first commit. */
   hasSince: boolean
   /** The CAR. */
@@ -237,9 +237,7 @@ export function sketchCommit(frame: Uint8Array): CommitSketch | null {
     if (nameIs(frame, at, 'ops')) sketchOps(frame, value, sketch)
     else if (nameIs(frame, at, 'blocks')) sketch.blocks = readBytes(frame, value) ?? sketch.blocks
     else if (nameIs(frame, at, 'since')) sketch.hasSince = frame[value] !== 0xf6
-    // A link: its tag, then a zero byte before the CID.
-    else if (nameIs(frame, at, 'prevData') && frame[value] === 0xd8)
-      sketch.prevData = readBytes(frame, value + 2)?.subarray(1) ?? null
+    else if (nameIs(frame, at, 'prevData')) sketch.prevData = readLink(frame, value)
     at = skip(frame, value)
   }
   return sketch
@@ -377,6 +375,16 @@ function readBytes(bytes: Uint8Array, at: number): Uint8Array | null {
   if (major !== 2) return null
   if (from + argument > bytes.length) throw new Malformed('frame cut short', at)
   return bytes.subarray(from, from + argument)
+}
+
+/** Key of the CID at `at`, null when there is something else. */
+function readLink(bytes: Uint8Array, at: number): string | null {
+  const from = readHead(bytes, at)
+  if (major !== 6) return null
+  // Inside is a byte string that begins with a zero.
+  const begin = readHead(bytes, from)
+  if (begin + argument > bytes.length) throw new Malformed('frame cut short', at)
+  return latin1(bytes, begin + 1, begin + argument)
 }
 
 /** The integer at `at`, null when there is something else. */

@@ -119,8 +119,8 @@ export class TestRepo {
   stateAt(head: Head | null): AccountState {
     return {
       rev: head?.rev ?? null,
-      data: head?.data.bytes ?? null,
-      commit: head?.commit.bytes ?? null,
+      data: head?.data.key ?? null,
+      commit: head?.commit.key ?? null,
       active: true,
       status: null,
       local: null,

@@ -206,7 +206,7 @@ test('a commit that continues a right tree cannot make a wrong one of it', () =>
       for (const [prev, tree] of before) {
         const op: RepoOp = { action: prev ? 'update' : 'create', path: key, cid, prev }
         const prior = { ...new TestRepo('mallory').stateAt(null), rev: '2222222222222' as Tid }
-        const more = { prior: { ...prior, data: tree.root.bytes, commit: cid.bytes } }
+        const more = { prior: { ...prior, data: tree.root.key, commit: cid.key } }
         const verdict = handmade({ ...parts, ops: [op], prevData: tree.root }, more)
         assert.equal(verdict.kind, right ? 'admit' : 'drop', `${layers} ${key}`)
         assert.deepEqual(verdict.kind === 'admit' && verdict.notes, right ? [] : false)

@@ -7,7 +7,6 @@
  * Source: atproto.com/specs/sync (validation and inversion), proposal 0006.
  */
 import { type Block, type BlockSource, MissingBlock } from './blocks.ts'
-import { equal } from './bytes.ts'
 import { readCar } from './car.ts'
 import { check } from './cbor.ts'
 import { Cid } from './cid.ts'
@@ -110,10 +109,10 @@ export type Policy = 'observe' | 'strict'
 export interface AccountState {
   /** The last rev admitted; null before the first commit. */
   readonly rev: Tid | null
-  /** Root of the tree at that rev, as a binary CID. */
-  readonly data: Uint8Array | null
-  /** The commit itself, as a binary CID. */
-  readonly commit: Uint8Array | null
+  /** Root of the tree at that rev, as {@link Cid.key}: of all forms the one that takes least memory and is compared at once. */
+  readonly data: string | null
+  /** The commit itself, in the same form. */
+  readonly commit: string | null
   /** What the account's host said last; true until it says otherwise. */
   readonly active: boolean
   readonly status: string | null
@@ -311,13 +310,13 @@ function openSlice(car: Uint8Array, expected: { did: Did; rev: Tid; commit: Cid 
   }
 }
 
-/** Copies, since what is remembered must not keep the whole frame alive. */
+/** Keys are copies: what is remembered must not keep the whole frame alive. */
 function stateAt(prior: AccountState | null, { root, commit }: Slice, host: string): AccountState {
   return {
     ...(prior ?? UNKNOWN_ACCOUNT),
     rev: commit.rev,
-    data: commit.data.bytes.slice(),
-    commit: root.bytes.slice(),
+    data: commit.data.key,
+    commit: root.key,
     host,
   }
 }
@@ -335,7 +334,7 @@ function judgeSync({ host, now, prior, identity }: JudgeInput, body: SyncBody): 
   if (foreign) return foreign
   const slice = openSlice(body.blocks, { did: body.did, rev: body.rev, commit: null })
   if ('kind' in slice) return slice
-  if (repeated) return drop(equal(prior.commit!, slice.root.bytes) ? 'sync-unchanged' : 'rev-reused')
+  if (repeated) return drop(prior.commit === slice.root.key ? 'sync-unchanged' : 'rev-reused')
   const forged = checkSignature(slice, identity!)
   if (forged) return forged
   return { kind: 'admit', notes: [], next: stateAt(prior, slice, host) }
@@ -391,7 +390,7 @@ function judgeCommit({ frame, host, now, policy, prior, identity }: JudgeInput):
 
 function checkRev(prior: AccountState | null, { rev, commit }: CommitBody, now: number): Dropped | null {
   const stale = checkState(prior, rev, now)
-  const reused = stale?.reason === 'rev-stale' && prior?.rev === rev && !equal(prior.commit!, commit.bytes)
+  const reused = stale?.reason === 'rev-stale' && prior?.rev === rev && prior.commit !== commit.key
   return reused ? drop('rev-reused') : stale
 }
 
@@ -525,7 +524,7 @@ function contradicted(tree: Tree, ops: RepoOp[]): Dropped | null {
 
 /** Whether the tree before is said to be the one admitted last. */
 function continues(prior: AccountState | null, { prevData }: CommitBody): boolean {
-  return prior?.data != null && equal(prior.data, (prevData ?? Tree.empty.root).bytes)
+  return prior?.data != null && prior.data === (prevData ?? Tree.empty.root).key
 }
 
 /** Notes where a valid commit does not continue from what was seen last. */

@@ -142,7 +142,7 @@ test('a strict relay admits every event', async t => {
   assert.equal(last, pds.store.log.head)
   for (const user of users) {
     const { head } = (await pds.store.repos.state(user.did))!
-    assert.deepEqual(Cid.fromBytes(states.get(user.did)!.data!).toString(), head.data.toString())
+    assert.deepEqual(Cid.fromKey(states.get(user.did)!.data!).toString(), head.data.toString())
   }
 })
 

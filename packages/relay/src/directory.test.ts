@@ -15,7 +15,7 @@ const collectionsOf = (repo: TestRepo) => [...new Set([...repo.records.keys()].m
 
 interface Head {
   rev: TestRepo['rev'] | null
-  data: Uint8Array | null
+  data: string | null
   status: string | null
 }
 
@@ -31,7 +31,7 @@ class Listing {
   }
 
   take(repo: TestRepo, frame: Uint8Array, status: string | null = null): void {
-    const after: Head = { rev: repo.head!.rev, data: repo.head!.data.bytes, status }
+    const after: Head = { rev: repo.head!.rev, data: repo.head!.data.key, status }
     const account = { did: repo.did, number: accountNumber(repo.did) }
     this.directory.take(account, frame, this.heads.get(repo.did) ?? null, after)
     this.heads.set(repo.did, after)

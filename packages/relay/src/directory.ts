@@ -6,7 +6,7 @@
  * collections are exactly those listed. Of other accounts those are listed that were met since.
  */
 import { Blocks } from '@millisky/core/blocks'
-import { equal, utf8 } from '@millisky/core/bytes'
+import { utf8 } from '@millisky/core/bytes'
 import { readCar } from '@millisky/core/car'
 import { Cid } from '@millisky/core/cid'
 import { Malformed } from '@millisky/core/errors'
@@ -32,7 +32,7 @@ export interface DirectoryChange {
 /** Pairs remembered as known, so that nearly all commits need no look into the database: 8 MiB. */
 const KNOWN_PAIRS = 1_048_576
 const EMPTIED_MAX = 10_000
-const EMPTY_TREE = Tree.empty.root.bytes
+const EMPTY_TREE = Tree.empty.root.key
 
 export interface DirectoryObserver {
   /** A collection was added to an account, removed, or its last deletion could not be proven to be the last. */
@@ -72,15 +72,15 @@ export class Directory {
     if (data === null || after.rev === before?.rev) return
     const past = before?.data ?? null
     const account = { did, number }
-    if (equal(data, EMPTY_TREE)) {
+    if (data === EMPTY_TREE) {
       // Whatever it held, it does not any more.
-      if (past !== null && !equal(past, EMPTY_TREE)) this.#empty(did)
+      if (past !== null && past !== EMPTY_TREE) this.#empty(did)
       this.#set(account, WHOLE, true)
       return
     }
     const sketch = sketchCommit(frame)
     if (sketch === null) {
-      if (past !== null && !equal(past, data)) this.#set(account, WHOLE, false)
+      if (past !== null && past !== data) this.#set(account, WHOLE, false)
       return
     }
     this.#noteWhole(account, sketch, past)
@@ -104,15 +104,15 @@ export class Directory {
     }
   }
 
-  #noteWhole(account: Account, { prevData, hasSince }: CommitSketch, past: Uint8Array | null): void {
-    if (past !== null && prevData !== null && equal(past, prevData)) return
+  #noteWhole(account: Account, { prevData, hasSince }: CommitSketch, past: string | null): void {
+    if (past !== null && past === prevData) return
     // There was a gap, or a beginning. Where it ends with an empty tree, nothing of before is left.
-    const isBeginning = prevData === null ? past === null && !hasSince : equal(prevData, EMPTY_TREE)
+    const isBeginning = prevData === null ? past === null && !hasSince : prevData === EMPTY_TREE
     if (past !== null && isBeginning) this.#empty(account.did)
     if (past !== null || isBeginning) this.#set(account, WHOLE, isBeginning)
   }
 
-  #noteCollections(account: Account, { put, deleted, blocks }: CommitSketch, data: Uint8Array): void {
+  #noteCollections(account: Account, { put, deleted, blocks }: CommitSketch, data: string): void {
     const ended = deleted.filter(name => !put.includes(name))
     const isNews = put.some(name => !this.#isKnown(account, name) && isNsid(name))
     if (!isNews && ended.length === 0) return
@@ -160,8 +160,8 @@ interface Account {
 }
 
 /** The part of a tree that a commit brings along; empty where it brings none that can be read. */
-function treeOf(data: Uint8Array, blocks: Uint8Array): Tree {
-  const root = Cid.fromBytes(data)
+function treeOf(data: string, blocks: Uint8Array): Tree {
+  const root = Cid.fromKey(data)
   try {
     return Tree.load(root, new Blocks(readCar(blocks, { verify: false }).blocks), { heights: 'root' })
   } catch (error) {

@@ -51,10 +51,7 @@ test('what a crash has kept from the store is found in the log', async t => {
   const stored = async (repo: TestRepo) => (await store.accounts.load([repo.did]))[0]!
   for (const repo of [alice, bob]) {
     const { rev, data, commit } = await stored(repo)
-    assert.deepEqual(
-      [rev, Buffer.from(data!), Buffer.from(commit!)],
-      [repo.head!.rev, Buffer.from(repo.head!.data.bytes), Buffer.from(repo.head!.commit.bytes)],
-    )
+    assert.deepEqual([rev, data, commit], [repo.head!.rev, repo.head!.data.key, repo.head!.commit.key])
   }
   assert.deepEqual([(await stored(alice)).active, (await stored(alice)).status], [false, 'deactivated'])
   const { active, status, local } = await stored(carol)

@@ -166,7 +166,7 @@ function next(account: StoredAccount, { t, body }: Frame): StoredAccount {
     const car = readCar(blocks, { verify: false })
     const root = car.roots[0]!
     const { data } = decodeCommit(car.blocks.find(({ cid }) => cid.equals(root))!.bytes)
-    return { ...account, rev, data: data.bytes.slice(), commit: root.bytes.slice() }
+    return { ...account, rev, data: data.key, commit: root.key }
   }
   // With a status of our own, what is in the log is that one; the host says its own again.
   if (t !== '#account' || account.local !== null) return account

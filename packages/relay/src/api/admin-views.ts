@@ -53,7 +53,7 @@ export function accountView(account: StoredAccount, hostname: string | undefined
     ...statusOf(account),
     ...some('hostname', hostname),
     ...some('rev', account.rev),
-    ...some('commit', account.commit === null ? null : Cid.fromBytes(account.commit).toString()),
+    ...some('commit', account.commit === null ? null : Cid.fromKey(account.commit).toString()),
     hostActive: account.active,
     ...some('hostStatus', account.status),
     ...some('localStatus', account.local),

@@ -116,7 +116,7 @@ function addRepoMethods(xrpc: Xrpc, { accounts, store, hosts, save }: SyncApiPar
     if (commit === null || rev === null) {
       throw new Refused('RepoNotSynchronized', `No commit of this repo has been seen yet: ${params.did}`, 404)
     }
-    return { cid: Cid.fromBytes(commit).toString(), rev }
+    return { cid: Cid.fromKey(commit).toString(), rev }
   })
   xrpc.query(getRepo, async ({ params }) => {
     const account = await find(params.did)
@@ -133,7 +133,7 @@ function addRepoMethods(xrpc: Xrpc, { accounts, store, hosts, save }: SyncApiPar
 function shownRepo(account: StoredAccount) {
   const { did, commit, rev } = account
   if (commit === null || rev === null) return []
-  return [{ did, head: Cid.fromBytes(commit).toString(), rev, ...statusOf(account) }]
+  return [{ did, head: Cid.fromKey(commit).toString(), rev, ...statusOf(account) }]
 }
 
 const BANNER = (version: string) => `

@@ -1,4 +1,5 @@
 /** The store over SQL: SQLite or PostgreSQL. */
+import { fromLatin1, latin1 } from '@millisky/core/bytes'
 import type { Did, Tid } from '@millisky/core/syntax'
 import type { Policy } from '@millisky/core/verify'
 import { type Db, isUniqueViolation, type SqliteDb } from '@millisky/server/db/db'
@@ -151,8 +152,8 @@ function accountOf(row: Selectable<AccountTable>): StoredAccount {
     did: row.did as Did,
     host: row.host,
     rev: row.rev as Tid | null,
-    data: row.data,
-    commit: row.cid,
+    data: row.data && latin1(row.data),
+    commit: row.cid && latin1(row.cid),
     active: row.active === 1,
     status: row.status,
     local: row.local,
@@ -213,8 +214,8 @@ const foldedRow = ({ did, host, rev, data, commit, active, status }: StoredAccou
   did,
   host,
   rev,
-  data,
-  commit,
+  data === null ? null : fromLatin1(data),
+  commit === null ? null : fromLatin1(commit),
   Number(active),
   status,
 ]

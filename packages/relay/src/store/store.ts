@@ -81,10 +81,10 @@ export interface StoredAccount {
   /** The host that last spoke with authority for it. */
   host: HostId | null
   rev: Tid | null
-  /** Binary CID of the tree's root. */
-  data: Uint8Array | null
-  /** Binary CID of the commit. */
-  commit: Uint8Array | null
+  /** CID of the tree's root, as `Cid.key`. */
+  data: string | null
+  /** CID of the commit, in the same form. */
+  commit: string | null
   /** What its host says. */
   active: boolean
   status: string | null

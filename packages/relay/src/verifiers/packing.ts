@@ -40,14 +40,8 @@ class Writer {
     this.at += bytes.length
   }
 
-  /** Up to 255 bytes, or null. */
-  short(bytes: Uint8Array | null): void {
-    this.u8(bytes === null ? 255 : bytes.length)
-    if (bytes !== null) this.bytes(bytes)
-  }
-
-  /** ASCII of up to 254 characters, or null. */
-  ascii(text: string | null): void {
+  /** Up to 254 chars of a byte each, or null. */
+  latin1(text: string | null): void {
     this.u8(text === null ? 255 : text.length)
     if (text === null) return
     this.buffer.write(text, this.at, 'latin1')
@@ -87,12 +81,7 @@ class Reader {
     return new Uint8Array(this.buffer.buffer, this.buffer.byteOffset + this.at - length, length)
   }
 
-  short(): Uint8Array | null {
-    const length = this.u8()
-    return length === 255 ? null : this.bytes(length)
-  }
-
-  ascii(): string | null {
+  latin1(): string | null {
     const length = this.u8()
     if (length === 255) return null
     this.at += length
@@ -151,9 +140,9 @@ export function isPackable({ prior, jobs }: Group): boolean {
 function packState(writer: Writer, texts: Texts, state: AccountState | null): void {
   writer.u8(state === null ? 0 : state.active ? 2 : 1)
   if (state === null) return
-  writer.ascii(state.rev)
-  writer.short(state.data)
-  writer.short(state.commit)
+  writer.latin1(state.rev)
+  writer.latin1(state.data)
+  writer.latin1(state.commit)
   writer.u16(texts.indexOf(state.status))
   writer.u16(texts.indexOf(state.local))
   writer.u16(texts.indexOf(state.host))
@@ -164,9 +153,9 @@ function unpackState(reader: Reader, texts: readonly string[]): AccountState | n
   if (kind === 0) return null
   return {
     active: kind === 2,
-    rev: reader.ascii() as Tid | null,
-    data: reader.short(),
-    commit: reader.short(),
+    rev: reader.latin1() as Tid | null,
+    data: reader.latin1(),
+    commit: reader.latin1(),
     status: textAt(texts, reader.u16()),
     local: textAt(texts, reader.u16()),
     host: textAt(texts, reader.u16()),
@@ -178,7 +167,7 @@ function packJob(writer: Writer, texts: Texts, { frame, host, policy, identity }
   writer.u8((policy === 'strict' ? 1 : 0) | (identity ? 2 : 0) | (identity?.fresh ? 4 : 0))
   if (identity) {
     writer.u16(texts.indexOf(identity.pds))
-    writer.ascii(identity.key)
+    writer.latin1(identity.key)
   }
   writer.u32(frame.length)
   writer.bytes(frame)
@@ -202,7 +191,7 @@ function unpackJob(reader: Reader, texts: readonly string[]): Job {
   const host = textAt(texts, reader.u16())!
   const flags = reader.u8()
   let identity: StatedIdentity | null = null
-  if (flags & 2) identity = { pds: textAt(texts, reader.u16()), key: reader.ascii(), fresh: (flags & 4) !== 0 }
+  if (flags & 2) identity = { pds: textAt(texts, reader.u16()), key: reader.latin1(), fresh: (flags & 4) !== 0 }
   const frame = reader.bytes(reader.u32())
   return { frame, host, policy: flags & 1 ? 'strict' : 'observe', identity }
 }
