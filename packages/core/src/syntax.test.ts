@@ -146,6 +146,18 @@ test('every moment that Date writes is a datetime', () => {
   )
 })
 
+test('Z is short for an offset of nothing, whatever stands before it', () => {
+  const two = (max: number) => fc.nat({ max }).map(n => String(n).padStart(2, '0'))
+  const fractions = fc.constantFrom('', '.', '.0', '.123456')
+  const parts = fc.tuple(fc.nat({ max: 9999 }), two(13), two(32), two(24), two(60), two(60), fractions)
+  fc.assert(
+    fc.property(parts, ([year, month, day, hour, minute, second, fraction]) => {
+      const text = `${String(year).padStart(4, '0')}-${month}-${day}T${hour}:${minute}:${second}${fraction}`
+      assert.equal(syntax.isDatetime(`${text}Z`), syntax.isDatetime(`${text}+00:00`))
+    }),
+  )
+})
+
 test('did:plc identifiers have 24 characters of base32', () => {
   assert.equal(syntax.isPlcDid('did:plc:44ybard66vv44zksje25o7dz'), true)
   assert.equal(syntax.isPlcDid('did:plc:44ybard66vv44zksje25o7d1'), false)
